@@ -1,0 +1,25 @@
+"""TensorLayer's layers, losses and loops on PyTorch modules.
+
+>>> import torch, torchlayer as tl
+>>> net = tl.layers.InputLayer((None, 784), name="input_layer")
+>>> net = tl.layers.DenseLayer(net, n_units=800, act=torch.relu, name="relu1")
+>>> net = tl.layers.DenseLayer(net, n_units=10, name="output_layer")
+>>> loss = tl.cost.cross_entropy(net(torch.rand(32, 784)), torch.randint(10, (32,)))
+"""
+
+from . import activation as activation
+from . import checkpoint as checkpoint
+from . import cost as cost
+from . import files as files
+from . import initializers as initializers
+from . import iterate as iterate
+from . import layers as layers
+from . import ops as ops
+from . import rein as rein
+from . import utils as utils
+from . import visualize as visualize
+from ._version import __version__ as __version__
+from .network import Network as Network
+from .step import TrainStep as TrainStep
+
+act = activation  # the original's short name
