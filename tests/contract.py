@@ -1,0 +1,95 @@
+"""What every layer promises: one row a layer. A public layer class without a row fails the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import torchlayer as tl
+
+L = tl.layers
+
+
+@dataclass(frozen=True)
+class Row:
+    """``make(net_or_None)`` builds the layer, named ``a``; ``inputs`` are shapes with ``None`` for the batch."""
+
+    id: str
+    cls: type
+    make: Callable[[Any], Any]
+    inputs: tuple[tuple[int | None, ...], ...]
+    needs_network: bool = False  # meaningful only on a network, as a decoder is
+
+    def tensors(self, n: int, device: str = "cpu") -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(n)
+        return [torch.randn([n if d is None else d for d in s], generator=generator).to(device) for s in self.inputs]
+
+    def stacked(self) -> L.Network:
+        torch.manual_seed(0)
+        nets = [L.InputLayer(shape, name=f"x{i}") for i, shape in enumerate(self.inputs)]
+        return self.make(nets if len(nets) > 1 else nets[0])
+
+    def standalone(self) -> nn.Module:
+        torch.manual_seed(0)
+        return self.make(None)
+
+
+def _recon(net: Any) -> Any:
+    return L.ReconLayer(L.DenseLayer(net, n_units=4, act=torch.sigmoid, name="encoder"), n_units=5, name="recon")
+
+
+IMAGE = ((None, 7, 6, 3),)
+ROWS = [
+    Row("dense", L.DenseLayer, lambda n: L.DenseLayer(n, n_units=4, act=torch.tanh, name="a"), ((None, 5),)),
+    Row("dense_no_bias", L.DenseLayer, lambda n: L.DenseLayer(n, n_units=4, b_init=None, name="a"), ((None, 5),)),
+    Row(
+        "dropconnect",
+        L.DropconnectDenseLayer,
+        lambda n: L.DropconnectDenseLayer(n, keep=0.7, n_units=4, name="a"),
+        ((None, 5),),
+    ),
+    Row("recon", L.ReconLayer, _recon, ((None, 5),), needs_network=True),
+    Row("dropout", L.DropoutLayer, lambda n: L.DropoutLayer(n, keep=0.7, name="a"), ((None, 5),)),
+    Row("noise", L.GaussianNoiseLayer, lambda n: L.GaussianNoiseLayer(n, stddev=0.3, name="a"), ((None, 5),)),
+    Row(
+        "conv_same",
+        L.Conv2dLayer,
+        lambda n: L.Conv2dLayer(n, act=torch.tanh, shape=[3, 3, 3, 4], strides=[1, 2, 2, 1], name="a"),
+        IMAGE,
+    ),
+    Row(
+        "conv_valid",
+        L.Conv2dLayer,
+        lambda n: L.Conv2dLayer(n, shape=[2, 3, 3, 4], padding="VALID", b_init=None, name="a"),
+        IMAGE,
+    ),
+    Row("conv_short", L.Conv2dLayer, lambda n: L.Conv2d(n, n_filter=4, filter_size=2, name="a"), IMAGE),
+    Row("pool_max", L.PoolLayer, lambda n: L.PoolLayer(n, ksize=[1, 3, 3, 1], pool="max", name="a"), IMAGE),
+    Row("pool_mean", L.PoolLayer, lambda n: L.PoolLayer(n, ksize=[1, 3, 2, 1], pool=F.avg_pool2d, name="a"), IMAGE),
+    Row("pool_max_short", L.PoolLayer, lambda n: L.MaxPool2d(n, 2, strides=1, name="a"), IMAGE),
+    Row("pool_mean_short", L.PoolLayer, lambda n: L.MeanPool2d(n, (2, 3), padding="VALID", name="a"), IMAGE),
+    Row("flatten", L.FlattenLayer, lambda n: L.FlattenLayer(n, name="a"), IMAGE),
+    Row("reshape", L.ReshapeLayer, lambda n: L.ReshapeLayer(n, shape=(-1, 21, 6), name="a"), IMAGE),
+    Row("lambda", L.LambdaLayer, lambda n: L.LambdaLayer(n, fn=torch.sin, name="a"), ((None, 5),)),
+    Row("lambda_module", L.LambdaLayer, lambda n: L.LambdaLayer(n, fn=nn.Linear(5, 2), name="a"), ((None, 5),)),
+    Row(
+        "torch_module",
+        L.TorchLayer,
+        lambda n: L.TorchLayer(n, nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), channels_first=True, name="a"),
+        IMAGE,
+    ),
+    Row("concat", L.ConcatLayer, lambda n: L.ConcatLayer(n, name="a"), ((None, 5), (None, 3))),
+    Row("elementwise", L.ElementwiseLayer, lambda n: L.ElementwiseLayer(n, torch.maximum, name="a"), ((None, 5),) * 2),
+]
+
+ABSTRACT = {L.Layer}
+
+
+def public_layers() -> set[type]:
+    found = {value for value in vars(L).values() if isinstance(value, type) and issubclass(value, L.Layer)}
+    return found - ABSTRACT

@@ -1,0 +1,112 @@
+"""The base class of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter, is_lazy
+
+from ..network import Network, Shape, stack
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Activation = Callable[[Tensor], Tensor]
+Initializer = Callable[..., Any]
+
+
+class Layer(nn.Module):
+    """``Layer(net, ...)`` is a network one layer longer; ``Layer(...)`` is the layer itself.
+
+    To write a layer, write ``__init__`` and ``forward``. If a parameter's size
+    depends on the input, declare it an ``nn.UninitializedParameter`` and size it
+    in ``build``.
+
+    >>> import torch, torchlayer as tl
+    >>> class ScaleLayer(tl.layers.Layer):
+    ...     def __init__(self, layer=None, factor=2.0, name=None):
+    ...         super().__init__(name=name)
+    ...         self.factor = factor
+    ...     def forward(self, x):
+    ...         return x * self.factor
+    >>> ScaleLayer(factor=3.0)(torch.ones(2))
+    tensor([3., 3.])
+    >>> ScaleLayer(tl.layers.InputLayer((None, 5))).outputs.shape
+    (None, 5)
+    """
+
+    @overload
+    def __new__(cls, layer: Network | list[Network], *args: Any, **kwargs: Any) -> Network: ...  # type: ignore[misc]
+    @overload
+    def __new__(cls, layer: None = None, *args: Any, **kwargs: Any) -> Self: ...
+    def __new__(cls, layer=None, *args, **kwargs):
+        if layer is None:
+            return super().__new__(cls)
+        return stack(layer, cls(None, *args, **kwargs))
+
+    def __init__(self, layer: None = None, name: str | None = None):
+        super().__init__()
+        self.name = name
+        self._first_call: Any = self.register_forward_pre_hook(_build_on_first_call)
+
+    def build(self, *shapes: Shape) -> None:
+        """Size and initialise the parameters that depend on the input shapes. Called once."""
+
+    def ensure_built(self, *shapes: Shape) -> Self:
+        """Call :meth:`build` unless the layer has its sizes already (built before, or loaded)."""
+        if self._first_call is not None:
+            if any(map(is_lazy, self.parameters())):
+                with torch.no_grad():
+                    self.build(*shapes)
+            self._first_call.remove()
+            self._first_call = None
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for key, p in self._parameters.items():
+            if isinstance(p, UninitializedParameter) and prefix + key in state_dict:
+                p.materialize(state_dict[prefix + key].shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _build_on_first_call(layer: Layer, inputs: tuple[Tensor, ...]) -> None:
+    layer.ensure_built(*(tuple(x.shape) for x in inputs))
+
+
+def fill(
+    parameter: nn.Parameter | UninitializedParameter,
+    shape: tuple[int, ...],
+    init: Any,
+    init_args: Mapping[str, Any] | None = None,
+) -> None:
+    """Give a parameter its size and its first values: a recipe to call, or the values themselves.
+
+    Args:
+        parameter: sized here if it is an ``UninitializedParameter``.
+        init: an in-place ``tensor -> tensor`` function (all of ``torch.nn.init`` qualifies), or a number, array or
+            tensor to copy.
+        init_args: keyword arguments for the function.
+    """
+    if isinstance(parameter, UninitializedParameter):
+        parameter.materialize(shape)
+    with torch.no_grad():
+        if callable(init):
+            init(parameter, **(init_args or {}))
+            return
+        values = torch.as_tensor(init, dtype=parameter.dtype, device=parameter.device)
+        if values.dim() and values.shape != parameter.shape:
+            raise ValueError(f"initial values of shape {tuple(values.shape)} do not fit a parameter of shape {shape}")
+        parameter.copy_(values)
+
+
+def has_bias(b_init: Any) -> bool:
+    """``None``, ``False`` and ``0`` mean no bias, as in TensorLayer; zeros come from ``constant(0.0)``."""
+    return b_init is not None and b_init is not False and not (isinstance(b_init, int | float) and b_init == 0)
+
+
+def shown(fn: Any) -> str:
+    """The name of a function or module, for printing."""
+    return getattr(fn, "__name__", None) or type(fn).__name__

@@ -1,0 +1,136 @@
+"""Pooling over (N, H, W, C) and (N, D, H, W, C)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..network import Network
+from .base import Layer
+from .padding import check_padding, inner, pair, same_padding
+
+_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+class PoolLayer(Layer):
+    """The maximum or the mean of each window.
+
+    Padded cells never win a maximum and are not counted in a mean.
+
+    Args:
+        ksize: the window, ``[1, height, width, 1]`` (or with a depth).
+        strides: ``[1, height, width, 1]``.
+        padding: ``"SAME"`` or ``"VALID"``, TensorFlow's.
+        pool: ``"max"``, ``"mean"`` (or torch's ``F.max_pool2d``, ``F.avg_pool2d`` and their 1-D and 3-D kin), or a
+            function ``pool(x, ksize, strides, padding)`` on channels-last tensors.
+
+    Shape:
+        ``(N, H, W, C) -> (N, H', W', C)`` with ``H' = ceil(H / s)`` under SAME and ``ceil((H - k + 1) / s)`` under
+        VALID.
+
+    >>> import torchlayer as tl
+    >>> net = tl.layers.InputLayer((None, 28, 28, 32))
+    >>> tl.layers.PoolLayer(net, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], pool="max").outputs.shape
+    (None, 14, 14, 32)
+    """
+
+    def __init__(
+        self,
+        layer: None = None,
+        ksize: Sequence[int] = (1, 2, 2, 1),
+        strides: Sequence[int] = (1, 2, 2, 1),
+        padding: str = "SAME",
+        pool: str | Callable[..., Tensor] = "max",
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.window = inner(ksize, len(ksize), "ksize")
+        self.stride = inner(strides, len(ksize), "strides")
+        self.padding = check_padding(padding)
+        if pool in ("max", *_MAX.values()):
+            self.pool: Any = "max"
+        elif pool in ("mean", "avg", *_MEAN.values()):
+            self.pool = "mean"
+        elif callable(pool):
+            self.pool = pool
+        else:
+            raise ValueError(f"pool is 'max', 'mean' or a function, got {pool!r}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != len(self.window) + 2:
+            raise ValueError(
+                f"ksize {[1, *self.window, 1]} needs a {len(self.window) + 2}-D input, got {tuple(x.shape)}"
+            )
+        if not isinstance(self.pool, str):
+            return self.pool(x, [1, *self.window, 1], [1, *self.stride, 1], self.padding)
+        return _pool(x.movedim(-1, 1), self.pool, self.window, self.stride, self.padding).movedim(1, -1)
+
+    def extra_repr(self) -> str:
+        pool = getattr(self.pool, "__name__", self.pool)
+        return f"ksize={list(self.window)}, strides={list(self.stride)}, padding={self.padding}, pool={pool}"
+
+
+def _pool(x: Tensor, kind: str, window: tuple[int, ...], stride: tuple[int, ...], padding: str) -> Tensor:
+    """Pool a channels-first ``x`` without ever copying it into a padded one.
+
+    Torch's own padding is minus infinity for a maximum and uncounted for a mean, which is what TensorFlow means; only
+    SAME's odd cell "after" has to be had. Where windows skip (stride > 1), ``ceil_mode`` adds it; where they do not
+    (stride 1, even window), padding the larger amount on both sides gives one output too many, the first.
+    """
+    pads = [same_padding(n, k, s) if padding == "SAME" else (0, 0) for n, k, s in zip(x.shape[2:], window, stride)]
+    extra = [before < after and s == 1 for (before, after), s in zip(pads, stride)]
+    around = [after if more else before for (before, after), more in zip(pads, extra)]
+    rank = len(window)
+    if kind == "max":
+        y = _MAX[rank](x, window, stride, around, ceil_mode=padding == "SAME")
+    else:
+        y = _MEAN[rank](x, window, stride, around, ceil_mode=padding == "SAME", count_include_pad=False)
+    for axis, more in enumerate(extra, start=2):
+        if more:
+            y = y.narrow(axis, 1, y.shape[axis] - 1)
+    return y
+
+
+@overload
+def MaxPool2d(net: Network, *args: Any, **kwargs: Any) -> Network: ...
+@overload
+def MaxPool2d(net: None = None, *args: Any, **kwargs: Any) -> PoolLayer: ...
+def MaxPool2d(  # the original's name is a class's
+    net: Network | None = None,
+    filter_size: int | Sequence[int] = (2, 2),
+    strides: int | Sequence[int] | None = None,
+    padding: str = "SAME",
+    name: str | None = None,
+) -> Network | PoolLayer:
+    """:class:`PoolLayer` in short: the maximum over ``filter_size``, moving by ``strides`` (default: the same).
+
+    >>> import torchlayer as tl
+    >>> tl.layers.MaxPool2d(tl.layers.InputLayer((None, 28, 28, 8)), 2).outputs.shape
+    (None, 14, 14, 8)
+    """
+    return PoolLayer(net, *_window(filter_size, strides), padding, "max", name)
+
+
+@overload
+def MeanPool2d(net: Network, *args: Any, **kwargs: Any) -> Network: ...
+@overload
+def MeanPool2d(net: None = None, *args: Any, **kwargs: Any) -> PoolLayer: ...
+def MeanPool2d(  # the original's name is a class's
+    net: Network | None = None,
+    filter_size: int | Sequence[int] = (2, 2),
+    strides: int | Sequence[int] | None = None,
+    padding: str = "SAME",
+    name: str | None = None,
+) -> Network | PoolLayer:
+    """:class:`PoolLayer` in short: the mean over ``filter_size``, moving by ``strides`` (default: the same)."""
+    return PoolLayer(net, *_window(filter_size, strides), padding, "mean", name)
+
+
+def _window(filter_size: int | Sequence[int], strides: int | Sequence[int] | None) -> tuple[tuple[int, ...], ...]:
+    size = pair(filter_size, "filter_size")
+    step = size if strides is None else pair(strides, "strides")
+    return (1, *size, 1), (1, *step, 1)
