@@ -1,0 +1,289 @@
+"""A whole training step as one call: captured once as a CUDA graph and replayed, or run eagerly on a CPU.
+
+A step of a small network is some thirty kernels of a few microseconds each; launching them from Python takes several
+times as long as running them. A CUDA graph is launched once for all of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+_WARM_UP_STEPS = 3  # cuBLAS, cuDNN and autograd set themselves up here, which a capture must not contain
+
+
+class TrainStep:
+    """``step(x, y)``: forward, backward and update; returns the loss, without waiting for it.
+
+    On CUDA the first three steps of a batch shape run eagerly (they are real steps), the next one is captured, and
+    from then on a step is one launch. Dropout draws afresh at every replay, and learning-rate schedules are obeyed.
+    On a CPU the same call runs eagerly.
+
+    The capture is renewed by itself when a shape, ``train()``/``eval()`` of any layer, or a hyper-parameter of the
+    optimiser changes. What else Python decides is frozen in: after changing a layer's ``keep`` or freezing a
+    parameter, call :meth:`forget`.
+
+    Args:
+        network: called with the inputs.
+        optimizer: any torch optimiser. Unless you chose otherwise it is switched to its fused implementation.
+        cost: ``cost(outputs, *targets)``, one number; ``None`` if the network returns its own cost.
+        clip_norm: clip the norm of the whole gradient to this.
+        autocast: run the forward pass under ``torch.autocast`` in this dtype.
+        capture: ``None`` captures where it can and warns where it cannot, ``True`` raises then, ``False`` never does.
+
+    Raises:
+        ValueError: the cost is not a single number.
+
+    >>> import torch, torchlayer as tl
+    >>> net = tl.layers.DenseLayer(tl.layers.InputLayer((None, 2)), n_units=1)
+    >>> step = tl.TrainStep(net, torch.optim.SGD(net.parameters(), lr=0.1), tl.cost.mean_squared_error)
+    >>> x, y = torch.eye(2), torch.tensor([[1.0], [2.0]])
+    >>> losses = [float(step(x, y)) for _ in range(100)]
+    >>> losses[-1] < 1e-3 < losses[0]
+    True
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        optimizer: Optimizer,
+        cost: Callable[..., Tensor] | None = None,
+        *,
+        clip_norm: float | None = None,
+        autocast: torch.dtype | None = None,
+        capture: bool | None = None,
+    ):
+        self.network, self.optimizer, self.cost = network, optimizer, cost
+        self.clip_norm, self.autocast = clip_norm, autocast
+        self._params = [p for group in optimizer.param_groups for p in group["params"]]
+        self.device = self._params[0].device
+        modules = list(network.modules()) if isinstance(network, nn.Module) else []
+        self._modules = modules
+        # layers that this optimiser does not train get no gradient: cheaper, and theirs is left as it was
+        trained = set(self._params)
+        held = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
+        self._backward_args: Any = {} if modules and trained.issuperset(held) else {"inputs": self._params}
+        self._must_capture = capture is True
+        self._can_capture = self.device.type == "cuda" and capture is not False
+        self._settle_optimizer()
+        self._recordings: dict[Any, _Recording] = {}
+        self._warm: dict[Any, int] = {}
+        if self._can_capture:
+            self._stream = torch.cuda.Stream(self.device)
+            self._pool = torch.cuda.graph_pool_handle()
+            self._lr = [_LearningRate(group, self.device) for group in optimizer.param_groups]
+
+    def __call__(self, inputs: Tensor | tuple[Tensor, ...], *targets: Tensor) -> Tensor:
+        """Train on one batch; the loss is a 0-d tensor on the device."""
+        xs = inputs if isinstance(inputs, tuple) else (inputs,)
+        if not self._can_capture:
+            return self._train(xs, targets)
+        return self._advance(lambda ts: self._train(ts[: len(xs)], ts[len(xs) :]), (len(xs), 1), 1, (*xs, *targets))
+
+    def sweep(self, inputs: Tensor | tuple[Tensor, ...], *targets: Tensor, batch_size: int) -> Tensor:
+        """Train on consecutive batches of longer tensors; returns every step's loss.
+
+        On CUDA all of these steps are one launch. What does not fill a batch is left out.
+
+        Shape:
+            inputs and targets ``(n_steps * batch_size, ...)``; returns ``(n_steps,)``.
+        """
+        xs = inputs if isinstance(inputs, tuple) else (inputs,)
+        n_steps = len(xs[0]) // batch_size
+        if n_steps < 1:
+            raise ValueError(f"a sweep needs at least one batch of {batch_size}, got {len(xs[0])} examples")
+
+        def train(tensors: Sequence[Tensor]) -> Tensor:
+            batches = zip(*(t[: n_steps * batch_size].split(batch_size) for t in tensors))
+            return torch.stack([self._train(batch[: len(xs)], batch[len(xs) :]) for batch in batches])
+
+        if not self._can_capture:
+            return train((*xs, *targets))
+        return self._advance(train, (len(xs), batch_size), n_steps, (*xs, *targets))
+
+    def forget(self) -> None:
+        """Drop what was captured; the next calls warm up and capture again."""
+        self._recordings.clear()
+        self._warm.clear()
+
+    # One step ----------------------------------------------------------------
+
+    def _train(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        self.optimizer.zero_grad()
+        if self.autocast is None:
+            loss = self._loss(inputs, targets)
+        else:
+            # a cast cached in one step must not be found in the next: a capture holds several
+            with torch.autocast(self.device.type, self.autocast, cache_enabled=False):
+                loss = self._loss(inputs, targets)
+        loss.backward(**self._backward_args)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._params, self.clip_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def _loss(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        outputs = self.network(*inputs)
+        loss = outputs if self.cost is None else self.cost(outputs, *targets)
+        if loss.dim():
+            raise ValueError(f"the cost must be one number, got a tensor of shape {tuple(loss.shape)}; take its mean()")
+        return loss
+
+    # Capturing ---------------------------------------------------------------
+
+    def _advance(self, train: Callable[..., Tensor], kind: Any, n_steps: int, tensors: tuple[Tensor, ...]) -> Tensor:
+        key = (kind, tuple((t.shape, t.dtype) for t in tensors), self._frozen_state())
+        recording = self._recordings.get(key)
+        if recording is None:
+            done = self._warm.get(key, 0)
+            if done < _WARM_UP_STEPS:
+                self._warm[key] = done + n_steps
+                if done + n_steps < _WARM_UP_STEPS:
+                    return self._on_side_stream(train, tensors)
+                with self._watching_for_waits():
+                    return self._on_side_stream(train, tensors)
+            recording = self._record(train, tensors)
+            if recording is None:
+                return self._on_side_stream(train, tensors)
+            self._recordings[key] = recording
+        for held, given in zip(recording.inputs, tensors):
+            held.copy_(given, non_blocking=True)
+        for lr in self._lr:
+            lr.refresh()
+        recording.graph.replay()
+        return recording.loss.clone()  # the next replay writes over its own
+
+    def _record(self, train: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> _Recording | None:
+        inputs = [torch.empty_like(t, device=self.device, memory_format=torch.contiguous_format) for t in tensors]
+        graph = torch.cuda.CUDAGraph()
+        here = torch.cuda.current_stream(self.device)
+        generator = torch.cuda.default_generators[self.device.index or 0]
+        draws = generator.clone_state()
+        self.optimizer.zero_grad()  # so that gradients are made, and stay, in the graph's memory
+        try:
+            with self._device_learning_rates(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                loss = train(inputs)
+        except Exception as error:
+            # torch leaves the stream and the generator as they were inside the broken capture
+            torch.cuda.set_stream(here)
+            generator.graphsafe_set_state(draws)
+            self.optimizer.zero_grad()
+            self._give_up(str(error).splitlines()[0], error)
+            return None
+        return _Recording(graph, inputs, loss)
+
+    @contextmanager
+    def _watching_for_waits(self) -> Iterator[None]:
+        """Notice a step that waits for the device (``.item()``, a copy to the host): it cannot be captured."""
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        waits = [w for w in caught if "synchronizing CUDA operation" in str(w.message)]
+        for w in caught:
+            if w not in waits and "set_sync_debug_mode" not in str(w.message):
+                warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+        if waits:
+            self._give_up(f"it waits for the device in {waits[0].filename}:{waits[0].lineno}")
+
+    def _give_up(self, why: str, error: Exception | None = None) -> None:
+        if self._must_capture:
+            raise RuntimeError(f"this training step cannot be captured: {why}") from error
+        self._can_capture = False
+        warnings.warn(
+            f"this training step cannot be captured and runs eagerly: {why} (TrainStep(..., capture=False) is silent)",
+            stacklevel=2,
+        )
+
+    def _on_side_stream(self, train: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
+        """Run eagerly where captures are made: autograd remembers the stream of its first pass."""
+        here = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            loss = train([t.to(self.device, non_blocking=True) for t in tensors])
+        here.wait_stream(self._stream)
+        return loss
+
+    def _frozen_state(self) -> tuple[Any, ...]:
+        """What a capture has built in and may yet change: the layers' modes, the optimiser's settings."""
+        modes = tuple([module.training for module in self._modules])
+        settings = tuple(
+            tuple(value for key, value in group.items() if key != "params" and not (key == "lr" and lr.is_live))
+            for group, lr in zip(self.optimizer.param_groups, self._lr)
+        )
+        return modes, settings
+
+    @contextmanager
+    def _device_learning_rates(self) -> Iterator[None]:
+        for lr in self._lr:
+            lr.enter()
+        try:
+            yield
+        finally:
+            for lr in self._lr:
+                lr.leave()
+
+    def _settle_optimizer(self) -> None:
+        """Fused where the user left it open; able to be captured exactly where it may be."""
+        cuda = self.device.type == "cuda"
+        for group in self.optimizer.param_groups:
+            if _may_fuse(self.optimizer, group):
+                group["fused"] = True
+            if "capturable" in group:
+                group["capturable"] = self._can_capture or (cuda and bool(group["capturable"]))
+            for p in group["params"]:
+                count = self.optimizer.state.get(p, {}).get("step")
+                if isinstance(count, Tensor) and (group.get("capturable") or (group.get("fused") and cuda)):
+                    self.optimizer.state[p]["step"] = count.to(p.device, torch.float32)
+        # the warm-up runs a capturable optimiser uncaptured, on purpose
+        self.optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+
+
+class _Recording(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    loss: Tensor
+
+
+class _LearningRate:
+    """A group's learning rate as a device scalar during capture, so that replays can follow a schedule."""
+
+    def __init__(self, group: dict[str, Any], device: torch.device):
+        self.group = group
+        # a plain foreach SGD reads a tensor rate back to the host; other optimisers are simply captured again
+        takes_tensor = group.get("fused") or ("betas" in group and group.get("capturable"))
+        self.is_live = bool(takes_tensor) and isinstance(group["lr"], float)
+        if self.is_live:
+            self.value: float = group["lr"]
+            self.tensor = torch.tensor(self.value, device=device)
+
+    def refresh(self) -> None:
+        if self.is_live and self.group["lr"] != self.value:
+            self.value = self.group["lr"]
+            self.tensor.fill_(self.value)
+
+    def enter(self) -> None:
+        if self.is_live:
+            self.refresh()
+            self.group["lr"] = self.tensor
+
+    def leave(self) -> None:
+        if self.is_live:
+            self.group["lr"] = self.value
+
+
+def _may_fuse(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    if not isinstance(optimizer, Adam | SGD) or group.get("differentiable") or isinstance(group["lr"], Tensor):
+        return False
+    undecided = group.get("fused") is None and group.get("foreach") is None
+    return undecided and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in group["params"])
