@@ -13,6 +13,7 @@ from . import cost as cost
 from . import files as files
 from . import initializers as initializers
 from . import iterate as iterate
+from . import kernels as kernels
 from . import layers as layers
 from . import ops as ops
 from . import rein as rein

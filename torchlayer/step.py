@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
+
+from ._optimizer import LearningRate, captured_update, settle
 
 _WARM_UP_STEPS = 3  # cuBLAS, cuDNN and autograd set themselves up here, which a capture must not contain
 
@@ -31,7 +33,8 @@ class TrainStep:
 
     Args:
         network: called with the inputs.
-        optimizer: any torch optimiser. Unless you chose otherwise it is switched to its fused implementation.
+        optimizer: any torch optimiser. Unless you chose otherwise it is switched to its fused implementation; captured
+            Adam and AdamW run in :func:`torchlayer.kernels.adam_`, on the same state.
         cost: ``cost(outputs, *targets)``, one number; ``None`` if the network returns its own cost.
         clip_norm: clip the norm of the whole gradient to this.
         autocast: run the forward pass under ``torch.autocast`` in this dtype.
@@ -71,13 +74,15 @@ class TrainStep:
         self._backward_args: Any = {} if modules and trained.issuperset(held) else {"inputs": self._params}
         self._must_capture = capture is True
         self._can_capture = self.device.type == "cuda" and capture is not False
-        self._settle_optimizer()
+        settle(optimizer, will_be_captured=self._can_capture)
+        self._capturing = False
         self._recordings: dict[Any, _Recording] = {}
         self._warm: dict[Any, int] = {}
         if self._can_capture:
             self._stream = torch.cuda.Stream(self.device)
             self._pool = torch.cuda.graph_pool_handle()
-            self._lr = [_LearningRate(group, self.device) for group in optimizer.param_groups]
+            self._lr = [LearningRate(group, self.device) for group in optimizer.param_groups]
+            self._captured_update = captured_update(optimizer, self._lr)
 
     def __call__(self, inputs: Tensor | tuple[Tensor, ...], *targets: Tensor) -> Tensor:
         """Train on one batch; the loss is a 0-d tensor on the device."""
@@ -125,7 +130,7 @@ class TrainStep:
         loss.backward(**self._backward_args)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._params, self.clip_norm)
-        self.optimizer.step()
+        (self._captured_update if self._capturing else self.optimizer.step)()
         return loss.detach()
 
     def _loss(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -168,6 +173,7 @@ class TrainStep:
         self.optimizer.zero_grad()  # so that gradients are made, and stay, in the graph's memory
         try:
             with self._device_learning_rates(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                self._capturing = True
                 loss = train(inputs)
         except Exception as error:
             # torch leaves the stream and the generator as they were inside the broken capture
@@ -176,6 +182,8 @@ class TrainStep:
             self.optimizer.zero_grad()
             self._give_up(str(error).splitlines()[0], error)
             return None
+        finally:
+            self._capturing = False
         return _Recording(graph, inputs, loss)
 
     @contextmanager
@@ -233,57 +241,8 @@ class TrainStep:
             for lr in self._lr:
                 lr.leave()
 
-    def _settle_optimizer(self) -> None:
-        """Fused where the user left it open; able to be captured exactly where it may be."""
-        cuda = self.device.type == "cuda"
-        for group in self.optimizer.param_groups:
-            if _may_fuse(self.optimizer, group):
-                group["fused"] = True
-            if "capturable" in group:
-                group["capturable"] = self._can_capture or (cuda and bool(group["capturable"]))
-            for p in group["params"]:
-                count = self.optimizer.state.get(p, {}).get("step")
-                if isinstance(count, Tensor) and (group.get("capturable") or (group.get("fused") and cuda)):
-                    self.optimizer.state[p]["step"] = count.to(p.device, torch.float32)
-        # the warm-up runs a capturable optimiser uncaptured, on purpose
-        self.optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
-
 
 class _Recording(NamedTuple):
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
     loss: Tensor
-
-
-class _LearningRate:
-    """A group's learning rate as a device scalar during capture, so that replays can follow a schedule."""
-
-    def __init__(self, group: dict[str, Any], device: torch.device):
-        self.group = group
-        # a plain foreach SGD reads a tensor rate back to the host; other optimisers are simply captured again
-        takes_tensor = group.get("fused") or ("betas" in group and group.get("capturable"))
-        self.is_live = bool(takes_tensor) and isinstance(group["lr"], float)
-        if self.is_live:
-            self.value: float = group["lr"]
-            self.tensor = torch.tensor(self.value, device=device)
-
-    def refresh(self) -> None:
-        if self.is_live and self.group["lr"] != self.value:
-            self.value = self.group["lr"]
-            self.tensor.fill_(self.value)
-
-    def enter(self) -> None:
-        if self.is_live:
-            self.refresh()
-            self.group["lr"] = self.tensor
-
-    def leave(self) -> None:
-        if self.is_live:
-            self.group["lr"] = self.value
-
-
-def _may_fuse(optimizer: Optimizer, group: dict[str, Any]) -> bool:
-    if not isinstance(optimizer, Adam | SGD) or group.get("differentiable") or isinstance(group["lr"], Tensor):
-        return False
-    undecided = group.get("fused") is None and group.get("foreach") is None
-    return undecided and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in group["params"])
