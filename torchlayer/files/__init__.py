@@ -1,0 +1,18 @@
+"""Data sets, and everything that is written to a disk or read from one."""
+
+from .archive import extract as extract
+from .datasets import load_digits_dataset as load_digits_dataset
+from .datasets import load_mnist_dataset as load_mnist_dataset
+from .download import maybe_download_and_extract as maybe_download_and_extract
+from .errors import FileFormatError as FileFormatError
+from .folders import exists_or_mkdir as exists_or_mkdir
+from .folders import load_file_list as load_file_list
+from .folders import load_folder_list as load_folder_list
+from .npy import load_npy_to_any as load_npy_to_any
+from .npy import save_any_to_npy as save_any_to_npy
+from .npz import LoadedParams as LoadedParams
+from .npz import assign_params as assign_params
+from .npz import load_and_assign_npz as load_and_assign_npz
+from .npz import load_npz as load_npz
+from .npz import load_npz_dict as load_npz_dict
+from .npz import save_npz as save_npz

@@ -1,0 +1,109 @@
+"""``torch.save`` in an envelope that shows every damage.
+
+A sealed file is a header of 64 bytes (mark, version, length, SHA-256) and what ``torch.save`` writes. The digest
+matters: of the files that torch, safetensors or ``.npy`` write, 99 % load without a murmur after one flipped bit, with
+other weights. The pickle inside is read by ``torch.load(weights_only=True)``, and only once the digest is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from typing import Any, BinaryIO
+
+import torch
+
+from .errors import FileFormatError
+
+_HEADER = struct.Struct(">16sIIQ32s")  # mark, version, zero, length, SHA-256: 64 bytes, so the tensors stay aligned
+_MARK = b"\x89torchlayer-ck\r\n"
+_VERSION = 1
+_CHUNK = 1 << 20
+
+
+def write_sealed(f: BinaryIO, content: Any) -> None:
+    """Write ``content`` to a seekable file that is empty."""
+    f.write(bytes(_HEADER.size))
+    digested: Any = _DigestedWriter(f)
+    torch.save(content, digested)
+    f.seek(0)
+    f.write(_HEADER.pack(_MARK, _VERSION, 0, digested.n_bytes, digested.sha256.digest()))
+
+
+def read_sealed(path: str | os.PathLike[str]) -> Any:
+    """Read what `write_sealed` wrote, tensors on the CPU.
+
+    Raises:
+        FileFormatError: damaged, cut off, or something else; the text says which.
+        FileNotFoundError: there is no such file.
+    """
+    with open(path, "rb") as f:
+        header = f.read(_HEADER.size)
+        if header[:16] != _MARK:
+            raise FileFormatError(path, "it is not a checkpoint of torchlayer" + _guess(header), 0)
+        if len(header) < _HEADER.size:
+            raise FileFormatError(path, "it is cut off in its header", len(header))
+        _, version, zero, n_bytes, sha256 = _HEADER.unpack(header)
+        if version != _VERSION or zero:
+            raise FileFormatError(path, f"it is of format {version}.{zero}, this version reads {_VERSION}.0", 16)
+        found = os.fstat(f.fileno()).st_size - _HEADER.size
+        if found != n_bytes:
+            raise FileFormatError(path, f"it has {found} bytes of content, its header announces {n_bytes}", 24)
+        digest = hashlib.sha256()
+        while chunk := f.read(_CHUNK):
+            digest.update(chunk)
+        if digest.digest() != sha256:
+            raise FileFormatError(path, "its content has changed since it was written (the SHA-256 differs)", 32)
+        payload: Any = _Payload(f)
+        payload.seek(0)
+        try:
+            return torch.load(payload, map_location="cpu", weights_only=True)
+        except Exception as e:  # the digest is right, so the writer was not ours; torch raises eight kinds
+            raise FileFormatError(path, f"its content is not what torchlayer writes ({e})", _HEADER.size) from e
+
+
+class _DigestedWriter:
+    """Counts and digests what passes through."""
+
+    def __init__(self, f: BinaryIO) -> None:
+        self._f, self.sha256, self.n_bytes = f, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        n_bytes = self._f.write(data)
+        self.n_bytes += n_bytes
+        return n_bytes
+
+    def flush(self) -> None:
+        self._f.flush()
+
+
+class _Payload:
+    """The file behind its header, which torch.load takes for a file of its own."""
+
+    def __init__(self, f: BinaryIO) -> None:
+        self._f: Any = f
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        return self._f.read(n_bytes)
+
+    def readinto(self, buffer: Any) -> int:
+        return self._f.readinto(buffer)
+
+    def readline(self) -> bytes:
+        return self._f.readline()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._f.seek(offset + (_HEADER.size if whence == os.SEEK_SET else 0), whence) - _HEADER.size
+
+    def tell(self) -> int:
+        return self._f.tell() - _HEADER.size
+
+
+def _guess(header: bytes) -> str:
+    if header.startswith(b"PK"):
+        return (
+            "; perhaps a plain torch.save file, for torch.load(path, weights_only=True), or a .npz, for files.load_npz"
+        )
+    return f", which starts with {_MARK!r}" if header else ": it is empty"
