@@ -23,8 +23,8 @@ _WARM_UP_STEPS = 3  # cuBLAS, cuDNN and autograd set themselves up here, which a
 class TrainStep:
     """``step(x, y)``: forward, backward and update; returns the loss, without waiting for it.
 
-    On CUDA the first three steps of a batch shape run eagerly (they are real steps), the next one is captured, and
-    from then on a step is one launch. Dropout draws afresh at every replay, and learning-rate schedules are obeyed.
+    On CUDA the first steps of a batch shape run eagerly (three, or two sweeps; they are real steps), the next one is
+    captured, and from then on a step is one launch. Dropout draws afresh at every replay, and learning-rate schedules are obeyed.
     On a CPU the same call runs eagerly.
 
     The capture is renewed by itself when a shape, ``train()``/``eval()`` of any layer, or a hyper-parameter of the
@@ -147,9 +147,9 @@ class TrainStep:
         recording = self._recordings.get(key)
         if recording is None:
             done = self._warm.get(key, 0)
-            if done < _WARM_UP_STEPS:
+            if done < _WARM_UP_STEPS or n_steps == done:
                 self._warm[key] = done + n_steps
-                if done + n_steps < _WARM_UP_STEPS:
+                if done == 0 or done + n_steps < _WARM_UP_STEPS:  # the first call may yet compile, and wait for that
                     return self._on_side_stream(train, tensors)
                 with self._watching_for_waits():
                     return self._on_side_stream(train, tensors)
@@ -199,7 +199,7 @@ class TrainStep:
                 torch.cuda.set_sync_debug_mode(before)
         waits = [w for w in caught if "synchronizing CUDA operation" in str(w.message)]
         for w in caught:
-            if w not in waits and "set_sync_debug_mode" not in str(w.message):
+            if w not in waits and "Synchronization debug mode is a prototype" not in str(w.message):
                 warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
         if waits:
             self._give_up(f"it waits for the device in {waits[0].filename}:{waits[0].lineno}")
