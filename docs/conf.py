@@ -1,0 +1,55 @@
+"""Sphinx configuration: ``python -m sphinx -n -W -b html docs docs/_build/html``, from the root, without a network."""
+
+from sphinx.pycode.parser import VariableCommentPicker
+
+from torchlayer._version import __version__
+from torchlayer.layers import Layer
+
+project = "torchlayer"
+release = __version__
+copyright = "the torchlayer contributors"
+html_title = f"{project} {release}"
+html_theme = "furo"
+html_copy_source = False
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+default_role = "code"
+myst_heading_anchors = 3
+
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    "show-inheritance": True,
+    "ignore-module-all": True,
+}
+autodoc_inherit_docstrings = False  # else every layer repeats what nn.Module says about forward
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 90
+napoleon_custom_sections = ["Shape", "Reference"]
+napoleon_use_param = False  # "acc, cost: ..." is one line about two arguments
+napoleon_use_rtype = False
+
+# Pages say what to pass. Overloads and Layer.__new__, which autodoc would show instead, say what a call returns.
+VariableCommentPicker.is_overload = lambda self, decorators: False
+del Layer.__new__
+
+
+def show_network(app, what, name, obj, options, signature, returns):
+    """To a type checker a layer takes no network: `Layer.__new__` took it. To a reader it is the first argument."""
+    if signature and "layer: None = None" in signature:
+        return signature.replace("layer: None = None", "layer=None"), returns
+    return None
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", show_network)
+
+
+nitpick_ignore_regex = [
+    # other projects, whose pages would have to be downloaded to be linked to
+    ("py:.*", r"(torch|numpy|np|matplotlib|collections|pathlib|random|os)\..*"),
+    # names in annotations that autodoc cannot evaluate, since one of them is only imported for type checkers; a TypeVar
+    ("py:class", r"Figure|Path|Shape|.*\.T"),
+]
