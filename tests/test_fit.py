@@ -96,6 +96,21 @@ def test_the_callers_mode_and_random_stream_are_left_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_layers_in_eval_stay_there_and_a_network_is_left_as_it_was():
+    X, y = problem()
+    net = mlp(keep=0.5)
+    seen = []
+    net.drop.register_forward_hook(lambda m, i, o: seen.append(m.training))
+    net.drop.eval()
+    fit(net, X, y, n_epoch=2)
+    assert not any(seen)
+    net.eval()
+    fit(net, X, y, n_epoch=2)
+    assert any(seen)
+    assert not net.training
+    assert not net.drop.training
+
+
 def test_patience_stops_and_the_best_weights_come_back():
     X, y = problem(64)
     X_val, y_val = problem(500, seed=5)

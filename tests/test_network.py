@@ -128,6 +128,20 @@ def test_an_optimizer_made_before_the_first_call_stays_valid():
     torch.testing.assert_close(layer.W, before - 1.0)
 
 
+def test_build_runs_once_even_without_parameters_to_size():
+    class Remembers(L.Layer):
+        def build(self, *shapes):
+            self.seen = [*getattr(self, "seen", []), shapes]
+
+        def forward(self, x):
+            return x
+
+    layer = Remembers()
+    layer(torch.zeros(2, 3))
+    layer(torch.zeros(4, 3))
+    assert layer.seen == [((2, 3),)]
+
+
 def test_layers_live_in_a_sequential():
     net = nn.Sequential(L.DenseLayer(n_units=5, act=torch.relu), L.DropoutLayer(keep=0.5), L.DenseLayer(n_units=2))
     assert net(torch.zeros(3, 4)).shape == (3, 2)
@@ -263,7 +277,7 @@ WRONG_STACKS = [
     (lambda: L.ConcatLayer([x4, image], name="c"), r"cannot take \(None, 4\), \(None, 7, 7, 64\)"),
     (lambda: L.ElementwiseLayer([x4, dense], name="e"), "the inputs must have one shape"),
     (lambda: L.ConcatLayer([], name="c"), "stacks on a network or a list of networks"),
-    (lambda: L.stack(torch.zeros(2, 4), nn.Linear(4, 2)), "stacks on a network or a list of networks"),
+    (lambda: L.stack(torch.zeros(2, 4), nn.Linear(4, 2)), r"got \[Tensor of shape \(2, 4\)\]; begin with InputLayer"),
     (lambda: L.DenseLayer(x4, name="train"), "'train' cannot name a layer"),
     (lambda: L.DenseLayer(x4, name="training"), "'training' cannot name a layer"),
     (lambda: L.DenseLayer(x4, name="a.b"), "'a.b' cannot name a layer"),

@@ -156,6 +156,12 @@ def test_autocast_trains_in_half_precision():
     assert net.out.W.dtype == torch.float32
 
 
+def test_half_precision_without_scaling_is_refused():
+    net = mlp()
+    with pytest.raises(ValueError, match=r"float16 gradients need loss scaling.*use torch.bfloat16"):
+        tl.TrainStep(net, torch.optim.SGD(net.parameters()), tl.cost.cross_entropy, autocast=torch.float16)
+
+
 def test_an_optimiser_that_was_trained_before_goes_on():
     data = list(batches(8))
     net = mlp()

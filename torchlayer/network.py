@@ -215,7 +215,13 @@ def stack(inputs: Network | Sequence[Network], module: nn.Module, name: str | No
     """
     nets: Any = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
     if not nets or not all(isinstance(net, Network) for net in nets):
-        raise TypeError(f"{type(module).__name__} stacks on a network or a list of networks, got {inputs!r}")
+        given = ", ".join(
+            f"{type(n).__name__} of shape {tuple(n.shape)}" if isinstance(n, Tensor) else repr(n) for n in nets
+        )
+        raise TypeError(
+            f"{type(module).__name__} stacks on a network or a list of networks, got [{given}]; "
+            "begin with InputLayer(shape), or make the layer alone and call it on tensors"
+        )
     nodes, modules = _union(nets)
     own_name: str | None = getattr(module, "name", None)
     held_as = next((key for key, held in modules.items() if held is module), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,14 +17,13 @@ from torch.optim import Optimizer
 
 from ._optimizer import LearningRate, captured_update, settle
 
-_WARM_UP_STEPS = 3  # cuBLAS, cuDNN and autograd set themselves up here, which a capture must not contain
-
 
 class TrainStep:
     """``step(x, y)``: forward, backward and update; returns the loss, without waiting for it.
 
-    On CUDA the first steps of a batch shape run eagerly (three, or two sweeps; they are real steps), the next one is
-    captured, and from then on a step is one launch. Dropout draws afresh at every replay, and learning-rate schedules are obeyed.
+    On CUDA the first calls with a batch shape run eagerly (three steps, or two sweeps): they train, and meanwhile
+    cuBLAS, cuDNN and autograd set themselves up. The next call is captured, and from then on a step is one launch.
+    Dropout draws afresh at every replay, and learning-rate schedules are obeyed.
     On a CPU the same call runs eagerly.
 
     The capture is renewed by itself when a shape, ``train()``/``eval()`` of any layer, or a hyper-parameter of the
@@ -37,11 +36,11 @@ class TrainStep:
             Adam and AdamW run in :func:`torchlayer.kernels.adam_`, on the same state.
         cost: ``cost(outputs, *targets)``, one number; ``None`` if the network returns its own cost.
         clip_norm: clip the norm of the whole gradient to this.
-        autocast: run the forward pass under ``torch.autocast`` in this dtype.
+        autocast: run the forward pass under ``torch.autocast`` in this dtype, ``torch.bfloat16``.
         capture: ``None`` captures where it can and warns where it cannot, ``True`` raises then, ``False`` never does.
 
     Raises:
-        ValueError: the cost is not a single number.
+        ValueError: the cost is not a single number; ``autocast`` is float16.
 
     >>> import torch, torchlayer as tl
     >>> net = tl.layers.DenseLayer(tl.layers.InputLayer((None, 2)), n_units=1)
@@ -62,6 +61,8 @@ class TrainStep:
         autocast: torch.dtype | None = None,
         capture: bool | None = None,
     ):
+        if autocast is torch.float16:
+            raise ValueError("float16 gradients need loss scaling, which a TrainStep does not do; use torch.bfloat16")
         self.network, self.optimizer, self.cost = network, optimizer, cost
         self.clip_norm, self.autocast = clip_norm, autocast
         self._params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -146,12 +147,11 @@ class TrainStep:
         key = (kind, tuple((t.shape, t.dtype) for t in tensors), self._frozen_state())
         recording = self._recordings.get(key)
         if recording is None:
-            done = self._warm.get(key, 0)
-            if done < _WARM_UP_STEPS or n_steps == done:
-                self._warm[key] = done + n_steps
-                if done == 0 or done + n_steps < _WARM_UP_STEPS:  # the first call may yet compile, and wait for that
-                    return self._on_side_stream(train, tensors)
-                with self._watching_for_waits():
+            n_calls, last = self._warm.get(key, 0), 2 if n_steps == 1 else 1
+            if n_calls <= last:
+                self._warm[key] = n_calls + 1
+                # only the last is watched: a first call may compile, and wait for that
+                with self._watching_for_waits() if n_calls == last else nullcontext():
                     return self._on_side_stream(train, tensors)
             recording = self._record(train, tensors)
             if recording is None:

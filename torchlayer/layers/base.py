@@ -51,14 +51,15 @@ class Layer(nn.Module):
         super().__init__()
         self.name = name
         self._first_call: Any = self.register_forward_pre_hook(_build_on_first_call)
+        self._sized_by_loading = False
 
     def build(self, *shapes: Shape) -> None:
-        """Size and initialise the parameters that depend on the input shapes. Called once."""
+        """Size and initialise what depends on the input shapes. Called once, unless the sizes were loaded before."""
 
     def ensure_built(self, *shapes: Shape) -> Self:
         """Call :meth:`build` unless the layer has its sizes already (built before, or loaded)."""
         if self._first_call is not None:
-            if any(map(is_lazy, self.parameters())):
+            if any(map(is_lazy, self.parameters())) or not self._sized_by_loading:
                 with torch.no_grad():
                     self.build(*shapes)
             self._first_call.remove()
@@ -69,6 +70,7 @@ class Layer(nn.Module):
         for key, p in self._parameters.items():
             if isinstance(p, UninitializedParameter) and prefix + key in state_dict:
                 p.materialize(state_dict[prefix + key].shape)
+                self._sized_by_loading = True
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

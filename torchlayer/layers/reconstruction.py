@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ..initializers import constant, truncated_normal
 from ..iterate import minibatches
 from ..network import Network
 from ..step import TrainStep
+from ..utils.evaluate import modes_kept
 from .base import Activation, shown
 from .dense import DenseLayer
 
@@ -25,6 +27,10 @@ _SOFTPLUS, _SIGMOID = ("softplus", "Softplus"), ("sigmoid", "Sigmoid")
 
 class ReconNetwork(Network):
     """The handle that ends in a :class:`ReconLayer`: it knows its cost and can pre-train itself."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        _ = self.train_params  # a decoder needs an encoder: say so when it is stacked, not when it is trained
 
     @property
     def _decoder(self) -> tuple[str, ReconLayer]:
@@ -83,18 +89,18 @@ class ReconNetwork(Network):
         _, decoder = self._decoder
         params = self.train_params
         X_train, X_val = (torch.as_tensor(X, device=params[0].device) for X in (X_train, X_val))
+        rng = np.random.default_rng(rng) if isinstance(rng, int) else rng  # one stream, a new order every epoch
         print(f"     [*] {self._outputs[0]} start pretrain")
         print(f"     batch_size: {batch_size}")
         keep = getattr(layers.get(denoise_name or ""), "keep", None)
         print("     no denoising layer" if denoise_name is None else f"     denoising layer keep: {keep:f}")
 
-        modes = [(module, module.training) for module in self.modules()]
         optimizer = torch.optim.Adam(params, lr=decoder.lr)
         step, done = TrainStep(_Cost(self), optimizer), 0
         if resume and checkpoint is not None and Path(checkpoint).exists():
             done = checkpoints.restore(checkpoints.load(checkpoint), model=self, optimizer=optimizer)
         epochs = range(done + 1, n_epoch + 1)
-        try:
+        with modes_kept(self):
             for epoch in tqdm(epochs, desc=f"pretrain {self._outputs[0]}", unit="epoch", disable=None):
                 start = time.perf_counter()
                 self.eval()
@@ -112,9 +118,6 @@ class ReconNetwork(Network):
                         _save_encoder(params[0], f"{save_name}{epoch}")
                     if checkpoint is not None:
                         checkpoints.save(checkpoint, model=self, optimizer=optimizer, position=epoch)
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
     @torch.no_grad()
     def _mean_cost(self, X: Tensor, batch_size: int = 10_000) -> float:

@@ -98,11 +98,17 @@ def measure(
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """``eval()`` and no gradients; afterwards every layer is back in the mode it was in."""
+    with modes_kept(network), torch.inference_mode():
+        network.eval()
+        yield
+
+
+@contextmanager
+def modes_kept(network: nn.Module) -> Iterator[None]:
+    """Afterwards every layer is back in the mode, ``train()`` or ``eval()``, that it was in."""
     modes = [(module, module.training) for module in network.modules()]
-    network.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..step import TrainStep
 from .data import as_generator, checked, chunk_steps, placed
-from .evaluate import Metric, device_of, measure
+from .evaluate import Metric, device_of, measure, modes_kept
 from .interrupt import deferred_signals
 from .run import History, Run
 
@@ -54,7 +54,8 @@ def fit(
 
     The data move to the network's device once, if they fit. Nothing is read back inside an epoch. On CUDA whole
     stretches of steps are captured and replayed (:class:`torchlayer.TrainStep`). Each epoch visits the examples in a
-    new order and leaves out what does not fill a batch; measurements are over all examples.
+    new order and leaves out what does not fill a batch; measurements are over all examples. Layers that you put into
+    ``eval()`` stay there (a network that is in ``eval()`` as a whole is trained in ``train()`` and put back).
 
     Args:
         cost: ``cost(outputs, targets)``, one number, a mean over the batch.
@@ -73,13 +74,13 @@ def fit(
         rng: what shuffles: a seed, or a ``torch.Generator`` on the CPU; by default torch's own.
 
     Returns:
-        lists by name: ``epoch``, ``seconds``, ``train_loss``, ``val_loss``, ``train_acc``, ``val_acc`` …
+        equally long lists by name, ``epoch``, ``seconds``, ``train_loss``, ``val_loss``, ``train_acc``, ``val_acc`` …
 
     Raises:
         ValueError: data are empty, of different lengths, smaller than a batch, or hold NaN or infinity.
         FloatingPointError: the training loss is no longer finite.
-        KeyboardInterrupt: Ctrl-C; the step is finished, the best weights so far are put back, the checkpoint is
-            written, then the interrupt goes on. SIGTERM does the same and exits with 143.
+        KeyboardInterrupt: Ctrl-C; the steps in flight (at most 32) are finished, the best weights so far are put back,
+            the checkpoint is written, then the interrupt goes on. SIGTERM does the same and exits with 143.
 
     >>> import torchlayer as tl
     >>> net = tl.layers.DenseLayer(tl.layers.InputLayer((None, 2)), n_units=2)
@@ -111,13 +112,14 @@ def fit(
     writer = _tensorboard(log_dir) if tensorboard else None
     say: Callable[[str], None] = tqdm.write if verbose else (lambda line: None)
 
-    network.train()
     n_chunk = chunk_steps(n_steps, batch_size, X_train)
     chunks = [(at, min(at + n_chunk, n_steps)) for at in range(0, n_steps, n_chunk)]
     bar = tqdm(total=n_epoch * n_steps, initial=run.epoch * n_steps, unit="step", disable=None if verbose else True)
     started = time.perf_counter()
     say("Start training the network ...")
-    with bar, deferred_signals() as signals:
+    with bar, modes_kept(network), deferred_signals() as signals:
+        if not network.training:
+            network.train()
         for epoch in range(run.epoch + 1, n_epoch + 1):
             epoch_started = time.perf_counter()
             order = run.next_order(len(X_train)).to(X_train.device, non_blocking=True)
