@@ -176,7 +176,7 @@ def run_denoise_ae(data, args, W_init):
         net.eval()
     tl.visualize.W(net.relu1.W, shape=[28, 28], name=args.out / "denoise_ae_filters.png")
     rows = torch.cat([shown, erased, restored]).view(-1, 28, 28, 1)
-    tl.visualize.images2d(rows, name=args.out / "denoise_ae_restored.png")
+    tl.visualize.images2d(rows, n_columns=10, name=args.out / "denoise_ae_restored.png")
     tl.files.save_npz(net, name=args.out / "denoise_ae.npz")
     return {"val_loss": loss, "probe_acc": probe(net.relu1, data, args)}
 

@@ -213,6 +213,17 @@ def test_a_change_of_mode_shape_or_setting_is_captured_anew():
 
 
 @cuda
+def test_a_loss_that_is_still_held_does_not_hinder():
+    net = mlp(device="cuda")
+    x, y = next(batches(1, device="cuda"))
+    held = tl.cost.cross_entropy(net(x), y)
+    step = tl.TrainStep(net, torch.optim.SGD(net.parameters(), lr=0.1), tl.cost.cross_entropy, capture=True)
+    losses = [step(x, y).item() for _ in range(10)]
+    assert losses[-1] < losses[0]
+    assert held.item() == pytest.approx(losses[0])
+
+
+@cuda
 def test_returned_losses_are_not_overwritten():
     net = mlp(device="cuda")
     step = tl.TrainStep(net, torch.optim.SGD(net.parameters(), lr=0.1), tl.cost.cross_entropy)

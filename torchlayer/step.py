@@ -166,6 +166,7 @@ class TrainStep:
 
     def _record(self, train: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> _Recording | None:
         inputs = [torch.empty_like(t, device=self.device, memory_format=torch.contiguous_format) for t in tensors]
+        self._forget_streams()
         graph = torch.cuda.CUDAGraph()
         here = torch.cuda.current_stream(self.device)
         generator = torch.cuda.default_generators[self.device.index or 0]
@@ -215,12 +216,24 @@ class TrainStep:
 
     def _on_side_stream(self, train: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
         """Run eagerly where captures are made: autograd remembers the stream of its first pass."""
+        self._forget_streams()
         here = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
             loss = train([t.to(self.device, non_blocking=True) for t in tensors])
         here.wait_stream(self._stream)
         return loss
+
+    def _forget_streams(self) -> None:
+        """Part the parameters from backward nodes that a loss somebody still holds keeps alive.
+
+        Such a node remembers the stream it was made on, and gradients are handed over there, which no capture allows.
+        A parameter takes a new node when its storage changes dtype, so it is given another for a moment.
+        """
+        for p in self._params:
+            held = p.data
+            p.data = torch.empty(0, dtype=torch.float64 if p.dtype != torch.float64 else torch.float32, device=p.device)
+            p.data = held
 
     def _frozen_state(self) -> tuple[Any, ...]:
         """What a capture has built in and may yet change: the layers' modes, the optimiser's settings."""
