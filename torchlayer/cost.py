@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._checks import check_ids, check_sequences, describe, in_float, n_rows, same_shape, wide
 from .regularizers import (
     l1_regularizer,
     l2_regularizer,
@@ -66,7 +67,7 @@ def cross_entropy(output: Tensor, target: Tensor, name: str | None = None) -> Te
     >>> cross_entropy(torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]]), torch.tensor([0, 2]))
     tensor(1.4185)
     """
-    _check_ids("cross_entropy", output, target)
+    check_ids("cross_entropy", output, target)
     return _softmax_loss(output, target, "mean")
 
 
@@ -79,7 +80,7 @@ def sigmoid_cross_entropy(output: Tensor, target: Tensor, name: str | None = Non
     >>> sigmoid_cross_entropy(torch.tensor([[0.0, 2.0], [-1.0, 3.0]]), torch.tensor([[1, 0], [0, 1]]))
     tensor(0.7955)
     """
-    output, target = _same_shape("sigmoid_cross_entropy", output, target)
+    output, target = same_shape("sigmoid_cross_entropy", output, target)
     return F.binary_cross_entropy_with_logits(output, target)
 
 
@@ -97,7 +98,7 @@ def binary_cross_entropy(
     >>> binary_cross_entropy(torch.tensor([0.9, 0.2]), torch.tensor([1.0, 0.0]))
     tensor(0.1643)
     """
-    p, z = _same_shape("binary_cross_entropy", output, target)
+    p, z = same_shape("binary_cross_entropy", output, target)
     return -torch.lerp(torch.log(1 - p + epsilon), torch.log(p + epsilon), z).mean()
 
 
@@ -114,7 +115,7 @@ def mean_squared_error(output: Tensor, target: Tensor, is_mean: bool = False, na
     >>> mean_squared_error(x, torch.zeros(2, 2)), mean_squared_error(x, torch.zeros(2, 2), is_mean=True)
     (tensor(15.), tensor(7.5000))
     """
-    output, target = _same_shape("mean_squared_error", output, target)
+    output, target = same_shape("mean_squared_error", output, target)
     mean = F.mse_loss(output, target)
     if is_mean:
         return mean
@@ -133,10 +134,10 @@ def absolute_difference_error(output: Tensor, target: Tensor, is_mean: bool = Fa
     Shape:
         output and target ``(N, ...)``; returns a scalar.
     """
-    output, target = _same_shape("absolute_difference_error", output, target)
+    output, target = same_shape("absolute_difference_error", output, target)
     if is_mean:
         return F.l1_loss(output, target)
-    return F.l1_loss(output, target, reduction="sum") / _n_rows("absolute_difference_error", output)
+    return F.l1_loss(output, target, reduction="sum") / n_rows("absolute_difference_error", output)
 
 
 def normalized_mean_square_error(output: Tensor, target: Tensor, name: str | None = None) -> Tensor:
@@ -148,8 +149,8 @@ def normalized_mean_square_error(output: Tensor, target: Tensor, name: str | Non
     Shape:
         output and target ``(N, ...)``; returns a scalar.
     """
-    output, target = _same_shape("normalized_mean_square_error", output, target)
-    n = _n_rows("normalized_mean_square_error", output)
+    output, target = same_shape("normalized_mean_square_error", output, target)
+    n = n_rows("normalized_mean_square_error", output)
     error = torch.linalg.vector_norm((output - target).reshape(n, -1), dim=1)
     return (error / torch.linalg.vector_norm(target.reshape(n, -1), dim=1)).mean()
 
@@ -165,7 +166,7 @@ def cosine_similarity(v1: Tensor, v2: Tensor) -> Tensor:
     >>> cosine_similarity(torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[1.0, 1.0], [2.0, 4.0]]))
     tensor([0.7071, 1.0000])
     """
-    v1, v2 = _in_float("cosine_similarity", v1), _in_float("cosine_similarity", v2)
+    v1, v2 = in_float("cosine_similarity", v1), in_float("cosine_similarity", v2)
     if max(v1.dim(), v2.dim()) < 2:
         raise ValueError(
             f"cosine_similarity compares rows of (N, D), got {tuple(v1.shape)} and {tuple(v2.shape)}; "
@@ -203,7 +204,7 @@ def dice_coe(
     >>> dice_coe(torch.tensor([[0.9, 0.8, 0.1, 0.2]]), mask)
     tensor(0.9714)
     """
-    o, t = _same_shape("dice_coe", output, target)
+    o, t = same_shape("dice_coe", output, target)
     if loss_type == "jaccard":
         size = _total(o * o, axis) + _total(t * t, axis)
     elif loss_type == "sorensen":
@@ -231,7 +232,7 @@ def dice_hard_coe(
     Shape:
         output and target of one shape; returns a scalar.
     """
-    o, t = _same_shape("dice_hard_coe", output, target)
+    o, t = same_shape("dice_hard_coe", output, target)
     return dice_coe((o > threshold).to(o.dtype), (t > threshold).to(o.dtype), epsilon, axis=axis, smooth=smooth)
 
 
@@ -256,7 +257,7 @@ def iou_coe(
     >>> iou_coe(torch.tensor([0.9, 0.8, 0.1]), torch.tensor([1.0, 0.0, 0.0]))
     tensor(0.5000)
     """
-    o, t = _same_shape("iou_coe", output, target)
+    o, t = same_shape("iou_coe", output, target)
     predicted, true = o > threshold, t > threshold
     intersection = _total((predicted & true).to(o.dtype), axis)
     union = _total((predicted | true).to(o.dtype), axis)
@@ -283,7 +284,7 @@ def cross_entropy_seq(
     >>> cross_entropy_seq(logits, torch.tensor([[0, 2], [1, 2]]))
     tensor(2.0393)
     """
-    _check_sequences("cross_entropy_seq", logits, target_seqs)
+    check_sequences("cross_entropy_seq", logits, target_seqs)
     if reduction in ("sum", "mean"):
         return _softmax_loss(logits, target_seqs, reduction)
     if reduction == "none":
@@ -323,11 +324,11 @@ def cross_entropy_seq_with_mask(
     >>> cross_entropy_seq_with_mask(logits, torch.tensor([[0, 2], [1, 2]]), torch.tensor([[1, 1], [1, 0]]))
     tensor(1.3119)
     """
-    _check_sequences("cross_entropy_seq_with_mask", logits, target_seqs)
+    check_sequences("cross_entropy_seq_with_mask", logits, target_seqs)
     if not isinstance(input_mask, Tensor) or input_mask.shape != target_seqs.shape:
         raise ValueError(
             f"cross_entropy_seq_with_mask needs one mask value a target: the targets are {tuple(target_seqs.shape)}, "
-            f"the mask is {_describe(input_mask)}"
+            f"the mask is {describe(input_mask)}"
         )
     losses = _softmax_loss(logits, target_seqs, "none")
     weights = input_mask.reshape(-1).to(losses.dtype)
@@ -343,7 +344,7 @@ def _softmax_loss(logits: Tensor, ids: Tensor, reduction: str) -> Tensor:
         ids = ids.reshape(-1)
     if ids.dtype != torch.int64:
         ids = ids.long()
-    return F.cross_entropy(_wide(logits), ids, ignore_index=_NO_TARGET_IS_IGNORED, reduction=reduction)
+    return F.cross_entropy(wide(logits), ids, ignore_index=_NO_TARGET_IS_IGNORED, reduction=reduction)
 
 
 def _ratio(owner: str, part: Tensor, whole: Tensor, smooth: float, epsilon: float = 0.0) -> Tensor:
@@ -358,77 +359,3 @@ def _total(x: Tensor, axis: int | Sequence[int] | None) -> Tensor:
     if axis is None:
         return x.sum()
     return x.sum(axis if isinstance(axis, int) else tuple(axis))
-
-
-def _n_rows(owner: str, output: Tensor) -> int:
-    if output.dim() == 0:
-        raise ValueError(f"{owner} needs a batch axis, got a scalar; pass shape (N, ...)")
-    return output.shape[0]
-
-
-def _in_float(owner: str, x: Tensor) -> Tensor:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{owner} takes tensors, got {type(x).__name__}; convert it with torch.as_tensor")
-    return _wide(x)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
-def _same_shape(owner: str, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    output, target = _in_float(owner, output), _in_float(owner, target)
-    if output.shape != target.shape:
-        raise ValueError(
-            f"{owner} needs an output and a target of one shape, got {tuple(output.shape)} and {tuple(target.shape)}; "
-            "reshape one of them (they are not broadcast)"
-        )
-    return output, target if target.dtype == output.dtype else target.to(output.dtype)
-
-
-def _check_ids(owner: str, output: Tensor, target: Tensor) -> None:
-    _check_dtypes(owner, output, target)
-    if output.dim() == 0 or output.shape[:-1] != target.shape:
-        raise ValueError(f"{_shapes_differ(owner, output, target)}; {_cure(output, target)}")
-
-
-def _check_sequences(owner: str, logits: Tensor, target_seqs: Tensor) -> None:
-    _check_dtypes(owner, logits, target_seqs)
-    flat = logits.dim() == 2 and logits.shape[0] == target_seqs.numel()
-    if target_seqs.dim() != 2 or not (flat or logits.shape[:-1] == target_seqs.shape):
-        raise ValueError(
-            f"{_shapes_differ(owner, logits, target_seqs)}; "
-            "sequences are (N, T) ids with (N * T, V) or (N, T, V) logits"
-        )
-
-
-def _check_dtypes(owner: str, output: Tensor, target: Tensor) -> None:
-    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
-        raise TypeError(
-            f"{owner} takes tensors, got {type(output).__name__} and {type(target).__name__}; "
-            "convert with torch.as_tensor"
-        )
-    if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool:
-        raise TypeError(
-            f"{owner} takes integer class ids, got a target of {target.dtype}; for ids call target.long(), for one-hot "
-            "rows target.argmax(-1)"
-        )
-
-
-def _shapes_differ(owner: str, output: Tensor, target: Tensor) -> str:
-    shapes = f"logits {tuple(output.shape)} and targets {tuple(target.shape)}"
-    return f"{owner} needs one id for each row of logits, got {shapes}"
-
-
-def _cure(output: Tensor, target: Tensor) -> str:
-    if output.shape == target.shape:
-        return "for one-hot rows pass target.argmax(-1)"
-    if target.shape == (*output.shape[:-1], 1):
-        return "pass target.squeeze(-1)"
-    if output.dim() > 2 and target.shape == (output.shape[0], *output.shape[2:]):
-        return "the class axis is the last one: pass output.movedim(1, -1)"
-    return "the class axis is the last one"
-
-
-def _describe(x: object) -> str:
-    return str(tuple(x.shape)) if isinstance(x, Tensor) else f"no tensor but a {type(x).__name__}"
