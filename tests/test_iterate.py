@@ -74,6 +74,14 @@ def test_every_row_comes_once_with_its_target(convert):
     check_rows_and_targets(minibatches(convert(X), convert(Y), 3, shuffle=True, drop_last=False, rng=1))
 
 
+@pytest.mark.parametrize("shuffle_at_once", [0, 2**24])
+def test_shuffling_at_once_changes_no_batch(monkeypatch, shuffle_at_once):
+    monkeypatch.setattr(iterate, "_SHUFFLE_AT_ONCE_ON_CPU", shuffle_at_once)
+    batches = list(minibatches(torch.tensor(X), torch.tensor(Y), 3, shuffle=True, drop_last=False, rng=1))
+    check_rows_and_targets(batches)
+    assert [y.tolist() for _, y in batches] == [y.tolist() for _, y in minibatches(X, Y, 3, True, False, rng=1)]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("shuffle_at_once", [0, 2**30])
 def test_every_row_comes_once_with_its_target_on_a_gpu(monkeypatch, shuffle_at_once):

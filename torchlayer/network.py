@@ -55,6 +55,7 @@ class Network(nn.Module):
         self._outputs: tuple[str, ...] = tuple(outputs)
         self._inputs = tuple(node for node in self._nodes if node.module is None)
         self._last_reader = {i: node.name for node in self._nodes for i in node.inputs}
+        self._chain = _as_chain(self._nodes, self._outputs)
         self._modules.update(modules)  # stack() has already checked the names
 
     if TYPE_CHECKING:
@@ -64,7 +65,13 @@ class Network(nn.Module):
     # Running -----------------------------------------------------------------
 
     def forward(self, *inputs: Tensor) -> Any:
-        return self._pick(self._run(inputs, _call))
+        if self._chain is None or len(inputs) != 1:
+            return self._pick(self._run(inputs, _call))
+        (x,) = inputs
+        _check_input(self._inputs[0], x)
+        for name in self._chain:
+            x = self._modules[name](x)  # type: ignore[misc]
+        return x
 
     def step(self, *inputs: Tensor, state: State | None = None) -> tuple[Any, State]:
         """Run once from ``state`` and return ``(output, new_state)``.
@@ -179,6 +186,15 @@ def _median(values: Tensor) -> Tensor:
     """The middle value, or the mean of the two middle ones (``torch.median`` takes the lower)."""
     ordered = values.sort().values
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def _as_chain(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[str, ...] | None:
+    """The modules in order if each reads just what the one before it made: then nothing needs to be kept by name."""
+    readers = nodes[1:]
+    straight = all(node.module is not None and node.inputs == (prev.name,) for prev, node in zip(nodes, readers))
+    if not straight or not nodes or nodes[0].module is not None or outputs != (nodes[-1].name,):
+        return None
+    return tuple(node.module for node in readers if node.module is not None)
 
 
 def _call(node: Node, layer: nn.Module, args: list[Tensor]) -> Any:
