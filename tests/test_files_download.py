@@ -44,8 +44,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if fault is None or fault(self):
                 self.answer()
 
-    def answer(self, ranges=True, length=None, stop=None, status=200):
-        body, wanted = self.server.body, self.headers.get("Range")
+    def answer(self, ranges=True, length=None, stop=None, status=200, body=None):
+        body, wanted = body or self.server.body, self.headers.get("Range")
         start = 0
         if ranges and wanted and self.headers.get("If-Range") in (None, self.server.etag):
             start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
@@ -203,15 +203,11 @@ def hang_up(handler):
 
 
 def wrong_bytes(handler):
-    handler.server.body = b"y" * len(BODY)
-    handler.answer()
-    handler.server.body = BODY
+    handler.answer(body=b"y" * len(BODY))
 
 
 def shorter(handler):
-    handler.server.body = BODY[:-1]
-    handler.answer()
-    handler.server.body = BODY
+    handler.answer(body=BODY[:-1])
 
 
 def without_length_and_endless(handler):
