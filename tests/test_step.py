@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import torchlayer as tl
+from torchlayer import step as step_module
+from torchlayer._optimizer import what_a_replay_would_miss
 
 L = tl.layers
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -174,6 +176,23 @@ def test_an_optimiser_that_was_trained_before_goes_on():
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("make", "misses"),
+    [
+        (lambda p: torch.optim.Adam(p), False),
+        (lambda p: torch.optim.RMSprop(p), False),
+        (lambda p: torch.optim.SGD(p, momentum=0.9), False),
+        (lambda p: torch.optim.Adagrad(p), False),
+        (lambda p: torch.optim.Adagrad(p, lr_decay=0.1), True),
+        (lambda p: torch.optim.LBFGS(p), True),
+    ],
+)
+def test_optimisers_that_count_in_python_are_known(make, misses):
+    why = what_a_replay_would_miss(make(mlp().parameters()))
+    assert bool(why) == misses
+    assert not misses or "may count its steps in Python" in str(why)
+
+
 # What only a GPU shows --------------------------------------------------------------
 
 
@@ -221,6 +240,31 @@ def test_a_loss_that_is_still_held_does_not_hinder():
     losses = [step(x, y).item() for _ in range(10)]
     assert losses[-1] < losses[0]
     assert held.item() == pytest.approx(losses[0])
+
+
+@cuda
+def test_an_optimiser_that_counts_in_python_runs_eagerly_and_right():
+    data = list(batches(10, device="cuda"))
+    net, other = mlp(device="cuda"), mlp(device="cuda")
+    optimizer = torch.optim.Adagrad(net.parameters(), lr=0.1, lr_decay=0.5)
+    with pytest.warns(UserWarning, match="Adagrad may count its steps in Python"):
+        step = tl.TrainStep(net, optimizer, tl.cost.cross_entropy)
+    losses = torch.stack([step(x, y) for x, y in data])
+    expected = by_hand(other, torch.optim.Adagrad(other.parameters(), lr=0.1, lr_decay=0.5), data)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+
+
+@cuda
+def test_captures_are_limited_in_number(monkeypatch):
+    monkeypatch.setattr(step_module, "_MOST_RECORDINGS", 2)
+    net = mlp(device="cuda")
+    step = tl.TrainStep(net, torch.optim.SGD(net.parameters(), lr=0.1), tl.cost.cross_entropy)
+    x, y = next(batches(1, device="cuda"))
+    sizes = [n for n in (32, 16, 8, 4) for _ in range(6)]
+    with pytest.warns(UserWarning, match="was captured for 2 different shapes, modes or settings"):
+        losses = [step(x[:n], y[:n]) for n in sizes]
+    assert len(step._recordings) == 2
+    assert torch.isfinite(torch.stack(losses)).all()
 
 
 @cuda

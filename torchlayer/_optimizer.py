@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from . import kernels
 
@@ -26,6 +26,18 @@ def settle(optimizer: Optimizer, will_be_captured: bool) -> None:
                 optimizer.state[p]["step"] = count.to(p.device, torch.float32)
     # the warm-up runs a capturable optimiser uncaptured, on purpose
     optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+
+
+def what_a_replay_would_miss(optimizer: Optimizer) -> str | None:
+    """Why a replayed update could differ from an eager one, in words, or ``None`` if it cannot."""
+    name = type(optimizer).__name__
+    for group in optimizer.param_groups:
+        if "capturable" in group or isinstance(optimizer, SGD):
+            continue
+        if isinstance(optimizer, Adagrad) and not group["lr_decay"]:
+            continue
+        return f"{name} may count its steps in Python, where a replay does not see them"
+    return None
 
 
 class LearningRate:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ._optimizer import LearningRate, captured_update, settle
+from ._optimizer import LearningRate, captured_update, settle, what_a_replay_would_miss
+
+_MOST_RECORDINGS = 32  # each keeps its batch and its gradients on the device
 
 
 class TrainStep:
@@ -28,7 +30,8 @@ class TrainStep:
 
     The capture is renewed by itself when a shape, ``train()``/``eval()`` of any layer, or a hyper-parameter of the
     optimiser changes. What else Python decides is frozen in: after changing a layer's ``keep`` or freezing a
-    parameter, call :meth:`forget`.
+    parameter, call :meth:`forget`. Optimisers that count their steps in Python are not captured; neither are more than
+    32 different shapes, modes and settings.
 
     Args:
         network: called with the inputs.
@@ -75,6 +78,8 @@ class TrainStep:
         self._backward_args: Any = {} if modules and trained.issuperset(held) else {"inputs": self._params}
         self._must_capture = capture is True
         self._can_capture = self.device.type == "cuda" and capture is not False
+        if self._can_capture and capture is None and (why := what_a_replay_would_miss(optimizer)):
+            self._give_up(why)
         settle(optimizer, will_be_captured=self._can_capture)
         self._capturing = False
         self._recordings: dict[Any, _Recording] = {}
@@ -148,8 +153,12 @@ class TrainStep:
         key = (kind, tuple((t.shape, t.dtype) for t in tensors), self._frozen_state())
         recording = self._recordings.get(key)
         if recording is None:
+            if len(self._recordings) >= _MOST_RECORDINGS:
+                return self._on_side_stream(train, tensors)
             n_calls, last = self._warm.get(key, 0), 2 if n_steps == 1 else 1
             if n_calls <= last:
+                if len(self._warm) >= 4 * _MOST_RECORDINGS:  # a setting that changes every step never comes back
+                    self._warm.clear()
                 self._warm[key] = n_calls + 1
                 # only the last is watched: a first call may compile, and wait for that
                 with self._watching_for_waits() if n_calls == last else nullcontext():
@@ -158,6 +167,12 @@ class TrainStep:
             if recording is None:
                 return self._on_side_stream(train, tensors)
             self._recordings[key] = recording
+            if len(self._recordings) == _MOST_RECORDINGS:
+                warnings.warn(
+                    f"this training step was captured for {_MOST_RECORDINGS} different shapes, modes or settings, and "
+                    "runs eagerly for any more; pad batches to fewer shapes, or call forget()",
+                    stacklevel=3,
+                )
         for held, given in zip(recording.inputs, tensors):
             held.copy_(given, non_blocking=True)
         for lr in self._lr:
