@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def test_it_learns_and_prints_the_originals_lines(capsys):
     history = fit(mlp(), X, y, X_val=X[:100], y_val=y[:100], n_epoch=12, print_freq=5, verbose=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Start training the network ..."
-    assert lines[1].startswith("Epoch 1 of 12 took 0.")
+    assert re.fullmatch(r"Epoch 1 of 12 took \d+\.\d{6}s", lines[1])
     assert [line.split(":")[0] for line in lines[2:6]] == ["   train loss", "   train acc", "   val loss", "   val acc"]
     assert lines[-1].startswith("Total training time: ")
     assert history["epoch"] == [1, 5, 10, 12]
@@ -213,8 +214,8 @@ def test_an_interrupt_leaves_the_best_weights_in_the_network(capsys):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
-def test_a_killed_script_writes_its_checkpoint_and_exits_as_the_signal_demands(tmp_path, number, code):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_killed_script_writes_its_checkpoint_and_exits_as_the_signal_demands(tmp_path, number):
     script = f"""
         import os, torch, torchlayer as tl
         calls = []
@@ -231,7 +232,11 @@ def test_a_killed_script_writes_its_checkpoint_and_exits_as_the_signal_demands(t
     path = tmp_path / "train.py"
     path.write_text(textwrap.dedent(script))
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
-    assert done.returncode == code, done.stderr
+    if number == signal.SIGTERM:
+        assert done.returncode == 143, done.stderr
+    else:
+        assert done.returncode != 0
+        assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
     assert tl.checkpoint.load(tmp_path / "run.ckpt")["position"]["n_done"] > 0
 
 
