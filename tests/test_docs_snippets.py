@@ -19,7 +19,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES = [page for page in PAGES if "_build" not in page.relative_to(ROOT).parts]
+PAGES = [
+    page for page in PAGES if "_build" not in page.relative_to(ROOT).parts and "python\n" in page.read_text("utf-8")
+]
 
 FENCE = re.compile(r"\s*(?P<fence>`{3,}|~{3,})(?P<info>.*)")
 
@@ -57,10 +59,7 @@ def blocks_of(text: str) -> list[Block]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_page_runs(page, tmp_path, monkeypatch):
-    blocks = blocks_of(page.read_text(encoding="utf-8"))
-    if not blocks:
-        pytest.skip("no Python blocks")
-    run(blocks, page, tmp_path, monkeypatch)
+    run(blocks_of(page.read_text(encoding="utf-8")), page, tmp_path, monkeypatch)
 
 
 def run(blocks, page, folder, monkeypatch):
