@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -322,3 +323,29 @@ def test_missing_tensorboard_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match="pip install tensorboard"):
         fit(mlp(), X64, Y64, tensorboard=True)
+
+
+def test_tensorboard_gets_scalars_when_measured_and_histograms_when_due(monkeypatch, tmp_path):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, log_dir):
+            assert log_dir == str(tmp_path)
+
+        def add_scalar(self, name, value, epoch):
+            written.append((name, epoch))
+
+        def add_histogram(self, name, values, epoch):
+            written.append((name, epoch))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    net = mlp()
+    before = net.out.W.detach().clone()
+    fit(net, X64, Y64, n_epoch=4, print_freq=3, tensorboard=True, tensorboard_epoch_freq=2, log_dir=tmp_path)
+    assert [epoch for name, epoch in written[:-1] if name == "train/acc"] == [1, 3, 4]
+    assert [epoch for name, epoch in written[:-1] if name == "out.W"] == [2, 4]
+    assert written[-1] == "closed"
+    assert not torch.equal(before, net.out.W)
