@@ -171,7 +171,8 @@ class Build:
         if self.device == "cuda":
             _check_driver(self.compiler)
         ccache = ["ccache"] if shutil.which("ccache") and Path(self.compiler[0]).name != "ccache" else []
-        _log.info("compiling %s into %s", LIBRARIES[self.device], folder)
+        # a warning, so that it is seen: nobody likes to wait a quarter of a minute for nothing
+        _log.warning("compiling %s into %s, this once; it takes seconds, or a minute with nvcc", self.name, folder)
         with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as scratch:
 
             def compile_one(source: Path) -> None:
