@@ -11,6 +11,12 @@ from .convolution import Conv2dLayer as Conv2dLayer
 from .dense import DenseLayer as DenseLayer
 from .dense import DropconnectDenseLayer as DropconnectDenseLayer
 from .input import InputLayer as InputLayer
+from .lengths import advanced_indexing_op as advanced_indexing_op
+from .lengths import initialize_rnn_state as initialize_rnn_state
+from .lengths import retrieve_seq_length_op as retrieve_seq_length_op
+from .lengths import retrieve_seq_length_op2 as retrieve_seq_length_op2
+from .lengths import retrieve_seq_length_op3 as retrieve_seq_length_op3
+from .lengths import target_mask_op as target_mask_op
 from .merge import ConcatLayer as ConcatLayer
 from .merge import ElementwiseLayer as ElementwiseLayer
 from .noise import DropoutLayer as DropoutLayer
