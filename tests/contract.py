@@ -85,6 +85,58 @@ ROWS = [
     ),
     Row("concat", L.ConcatLayer, lambda n: L.ConcatLayer(n, name="a"), ((None, 5), (None, 3))),
     Row("elementwise", L.ElementwiseLayer, lambda n: L.ElementwiseLayer(n, torch.maximum, name="a"), ((None, 5),) * 2),
+    *(
+        Row(
+            f"up_{method}_{'align' if align else 'noalign'}",
+            L.UpSampling2dLayer,
+            lambda n, method=method, align=align: L.UpSampling2dLayer(
+                n, size=(2, 1.5), method=method, align_corners=align, name="a"
+            ),
+            IMAGE,
+        )
+        for method in ("bilinear", "nearest", "bicubic", "area")
+        for align in (False, True)
+    ),
+    Row(
+        "up_half_pixel",
+        L.UpSampling2dLayer,
+        lambda n: L.UpSampling2dLayer(n, size=(2, 3), half_pixel_centers=True, name="a"),
+        IMAGE,
+    ),
+    Row(
+        "down",
+        L.DownSampling2dLayer,
+        lambda n: L.DownSampling2dLayer(n, size=(3, 4), is_scale=False, method=3, name="a"),
+        IMAGE,
+    ),
+    Row(
+        "subpixel",
+        L.SubpixelConv2d,
+        lambda n: L.SubpixelConv2d(n, scale=2, n_out_channel=3, act=torch.tanh, name="a"),
+        ((None, 4, 5, 12),),
+    ),
+    *(
+        Row(
+            f"pad_{mode}",
+            L.PadLayer,
+            lambda n, mode=mode: L.PadLayer(n, [[0, 0], [1, 2], [2, 0], [1, 1]], mode, name="a"),
+            IMAGE,
+        )
+        for mode in ("constant", "reflect", "symmetric")
+    ),
+    Row("zero_pad_1d", L.PadLayer, lambda n: L.ZeroPad1d(n, (1, 2), name="a"), ((None, 5, 3),)),
+    Row("zero_pad_2d", L.PadLayer, lambda n: L.ZeroPad2d(n, (1, 2), name="a"), IMAGE),
+    Row("zero_pad_3d", L.PadLayer, lambda n: L.ZeroPad3d(n, 1, name="a"), ((None, 3, 4, 2, 3),)),
+    Row("global_max_1d", L.GlobalMaxPool1d, lambda n: L.GlobalMaxPool1d(n, name="a"), ((None, 5, 3),)),
+    Row("global_max_2d", L.GlobalMaxPool2d, lambda n: L.GlobalMaxPool2d(n, name="a"), IMAGE),
+    Row("global_max_3d", L.GlobalMaxPool3d, lambda n: L.GlobalMaxPool3d(n, name="a"), ((None, 3, 4, 2, 3),)),
+    Row("global_mean_1d", L.GlobalMeanPool1d, lambda n: L.GlobalMeanPool1d(n, name="a"), ((None, 5, 3),)),
+    Row("global_mean_2d", L.GlobalMeanPool2d, lambda n: L.GlobalMeanPool2d(n, name="a"), IMAGE),
+    Row("global_mean_3d", L.GlobalMeanPool3d, lambda n: L.GlobalMeanPool3d(n, name="a"), ((None, 3, 4, 2, 3),)),
+    Row("pool_max_1d", L.PoolLayer, lambda n: L.MaxPool1d(n, 2, padding="SAME", name="a"), ((None, 5, 3),)),
+    Row("pool_mean_1d", L.PoolLayer, lambda n: L.MeanPool1d(n, name="a"), ((None, 5, 3),)),
+    Row("pool_max_3d", L.PoolLayer, lambda n: L.MaxPool3d(n, 2, padding="SAME", name="a"), ((None, 3, 4, 5, 3),)),
+    Row("pool_mean_3d", L.PoolLayer, lambda n: L.MeanPool3d(n, 2, 1, name="a"), ((None, 3, 4, 5, 3),)),
 ]
 
 ABSTRACT = {L.Layer}
