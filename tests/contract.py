@@ -137,6 +137,36 @@ ROWS = [
     Row("pool_mean_1d", L.PoolLayer, lambda n: L.MeanPool1d(n, name="a"), ((None, 5, 3),)),
     Row("pool_max_3d", L.PoolLayer, lambda n: L.MaxPool3d(n, 2, padding="SAME", name="a"), ((None, 3, 4, 5, 3),)),
     Row("pool_mean_3d", L.PoolLayer, lambda n: L.MeanPool3d(n, 2, 1, name="a"), ((None, 3, 4, 5, 3),)),
+    Row("conv1d_same", L.Conv1dLayer, lambda n: L.Conv1dLayer(n, torch.tanh, [4, 3, 4], 2, name="a"), ((None, 9, 3),)),
+    Row(
+        "conv1d_short",
+        L.Conv1dLayer,
+        lambda n: L.Conv1d(n, 4, 2, dilation_rate=2, padding="VALID", b_init=None, name="a"),
+        ((None, 9, 3),),
+    ),
+    Row("conv3d", L.Conv3dLayer, lambda n: L.Conv3dLayer(n, shape=[2, 3, 2, 3, 4], name="a"), ((None, 5, 4, 6, 3),)),
+    Row(
+        "deconv_same",
+        L.DeConv2dLayer,
+        lambda n: L.DeConv2dLayer(n, torch.tanh, [4, 3, 4, 3], output_shape=[None, 13, 12, 4], name="a"),
+        IMAGE,
+    ),
+    Row(
+        "deconv_short",
+        L.DeConv2dLayer,
+        lambda n: L.DeConv2d(n, 4, 2, strides=3, padding="VALID", b_init=None, name="a"),
+        IMAGE,
+    ),
+    Row(
+        "deconv3d",
+        L.DeConv3dLayer,
+        lambda n: L.DeConv3dLayer(n, shape=[3, 2, 3, 4, 3], name="a"),
+        ((None, 2, 3, 4, 3),),
+    ),
+    Row("atrous", L.AtrousConv2dLayer, lambda n: L.AtrousConv2dLayer(n, 4, act=torch.tanh, name="a"), IMAGE),
+    Row("group", L.GroupConv2d, lambda n: L.GroupConv2d(n, 6, n_group=3, name="a"), IMAGE),
+    Row("depthwise", L.DepthwiseConv2d, lambda n: L.DepthwiseConv2d(n, depth_multiplier=2, name="a"), IMAGE),
+    Row("separable", L.SeparableConv2dLayer, lambda n: L.SeparableConv2dLayer(n, 4, strides=2, name="a"), IMAGE),
 ]
 
 ABSTRACT = {L.Layer}

@@ -330,6 +330,11 @@ def test_a_sized_layer_refuses_another_width():
         layer(torch.zeros(1, 4))
 
 
+@pytest.mark.parametrize("layer", [L.DenseLayer(), L.Conv2d(), L.PoolLayer(), L.DropoutLayer()])
+def test_a_layer_prints_before_it_has_a_size(layer):
+    assert type(layer).__name__ in repr(layer)
+
+
 def test_softplus_act_prints_its_name():
     assert "act=softplus" in repr(L.DenseLayer(n_units=2, act=F.softplus))
     assert "act=PReLU" in repr(L.DenseLayer(n_units=2, act=nn.PReLU()))

@@ -8,6 +8,17 @@ from ..network import stack as stack
 from .base import Layer as Layer
 from .convolution import Conv2d as Conv2d
 from .convolution import Conv2dLayer as Conv2dLayer
+from .convolution_kinds import AtrousConv2dLayer as AtrousConv2dLayer
+from .convolution_kinds import DepthwiseConv2d as DepthwiseConv2d
+from .convolution_kinds import GroupConv2d as GroupConv2d
+from .convolution_kinds import SeparableConv2dLayer as SeparableConv2dLayer
+from .convolution_nd import Conv1d as Conv1d
+from .convolution_nd import Conv1dLayer as Conv1dLayer
+from .convolution_nd import Conv3dLayer as Conv3dLayer
+from .deconvolution import DeConv2d as DeConv2d
+from .deconvolution import DeConv2dLayer as DeConv2dLayer
+from .deconvolution import DeConv3dLayer as DeConv3dLayer
+from .deconvolution import deconv2d_bilinear_upsampling_initializer as deconv2d_bilinear_upsampling_initializer
 from .dense import DenseLayer as DenseLayer
 from .dense import DropconnectDenseLayer as DropconnectDenseLayer
 from .global_pooling import GlobalMaxPool1d as GlobalMaxPool1d

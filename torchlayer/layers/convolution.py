@@ -8,6 +8,7 @@ from typing import Any, overload
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..activation import identity
 from ..initializers import constant, truncated_normal
@@ -90,7 +91,7 @@ class Conv2dLayer(Layer):
         return self.act(y.permute(0, 2, 3, 1))  # (N, H, W, C)
 
     def extra_repr(self) -> str:
-        filters = [*self.kernel, "?" if self.W.dim() != 4 else self.W.shape[1], self.n_filter]
+        filters = [*self.kernel, "?" if is_lazy(self.W) else self.W.shape[1], self.n_filter]
         return f"shape={filters}, strides={list(self.stride)}, padding={self.padding}, act={shown(self.act)}"
 
 

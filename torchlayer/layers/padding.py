@@ -47,8 +47,8 @@ def check_padding(padding: str) -> str:
 def inner(sizes: Sequence[int], rank: int, what: str) -> tuple[int, ...]:
     """The spatial part of a TensorFlow list ``[1, h, w, 1]``."""
     if len(sizes) != rank or sizes[0] != 1 or sizes[-1] != 1:
-        example = [1, *["hwd"[i] for i in range(rank - 2)], 1]
-        raise ValueError(f"{what} takes {example} with ones for batch and channels, got {list(sizes)}")
+        example = ", ".join(["1", *"dhw"[5 - rank :], "1"])
+        raise ValueError(f"{what} takes [{example}] with ones for batch and channels, got {list(sizes)}")
     if any(n < 1 for n in sizes):
         raise ValueError(f"{what} is positive, got {list(sizes)}")
     return tuple(int(n) for n in sizes[1:-1])
