@@ -167,6 +167,19 @@ ROWS = [
     Row("group", L.GroupConv2d, lambda n: L.GroupConv2d(n, 6, n_group=3, name="a"), IMAGE),
     Row("depthwise", L.DepthwiseConv2d, lambda n: L.DepthwiseConv2d(n, depth_multiplier=2, name="a"), IMAGE),
     Row("separable", L.SeparableConv2dLayer, lambda n: L.SeparableConv2dLayer(n, 4, strides=2, name="a"), IMAGE),
+    Row("batch_norm", L.BatchNormLayer, lambda n: L.BatchNormLayer(n, act=torch.tanh, name="a"), IMAGE),
+    Row("batch_norm_flat", L.BatchNormLayer, lambda n: L.BatchNormLayer(n, name="a"), ((None, 5),)),
+    Row("batch_norm_steps", L.BatchNormLayer, lambda n: L.BatchNormLayer(n, name="a"), ((None, 4, 5),)),
+    Row(
+        "local_response",
+        L.LocalResponseNormLayer,
+        lambda n: L.LocalResponseNormLayer(n, depth_radius=1, name="a"),
+        IMAGE,
+    ),
+    Row("instance_norm", L.InstanceNormLayer, lambda n: L.InstanceNormLayer(n, act=torch.tanh, name="a"), IMAGE),
+    Row("group_norm", L.GroupNormLayer, lambda n: L.GroupNormLayer(n, groups=3, name="a"), IMAGE),
+    Row("layer_norm", L.LayerNormLayer, lambda n: L.LayerNormLayer(n, act=torch.tanh, name="a"), IMAGE),
+    Row("layer_norm_last", L.LayerNormLayer, lambda n: L.LayerNormLayer(n, begin_norm_axis=-1, name="a"), ((None, 5),)),
 ]
 
 ABSTRACT = {L.Layer}

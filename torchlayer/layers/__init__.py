@@ -42,6 +42,11 @@ from .merge import ConcatLayer as ConcatLayer
 from .merge import ElementwiseLayer as ElementwiseLayer
 from .noise import DropoutLayer as DropoutLayer
 from .noise import GaussianNoiseLayer as GaussianNoiseLayer
+from .normalization import BatchNormLayer as BatchNormLayer
+from .normalization import GroupNormLayer as GroupNormLayer
+from .normalization import InstanceNormLayer as InstanceNormLayer
+from .normalization import LayerNormLayer as LayerNormLayer
+from .normalization import LocalResponseNormLayer as LocalResponseNormLayer
 from .pad import PadLayer as PadLayer
 from .pad import ZeroPad1d as ZeroPad1d
 from .pad import ZeroPad2d as ZeroPad2d
