@@ -43,8 +43,17 @@ def show_network(app, what, name, obj, options, signature, returns):
     return None
 
 
+def show_public_base(app, name, obj, options, bases):
+    """What a class takes from a private one is its own business; the page names what stands behind both."""
+    for i, base in enumerate(bases):
+        while base.__name__.startswith("_"):
+            base = base.__bases__[0]
+        bases[i] = base
+
+
 def setup(app):
     app.connect("autodoc-process-signature", show_network)
+    app.connect("autodoc-process-bases", show_public_base)
 
 
 nitpick_ignore_regex = [

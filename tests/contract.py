@@ -23,15 +23,23 @@ class Row:
     cls: type
     make: Callable[[Any], Any]
     inputs: tuple[tuple[int | None, ...], ...]
+    dtype: torch.dtype = torch.float32  # of the inputs; ids are below 5
     needs_network: bool = False  # meaningful only on a network, as a decoder is
 
     def tensors(self, n: int, device: str = "cpu") -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(n)
-        return [torch.randn([n if d is None else d for d in s], generator=generator).to(device) for s in self.inputs]
+        shapes = [[n if d is None else d for d in shape] for shape in self.inputs]
+        if self.dtype.is_floating_point:
+            return [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+        return [torch.randint(5, shape, generator=generator, dtype=self.dtype).to(device) for shape in shapes]
+
+    def leaves(self, n: int) -> list[torch.Tensor]:
+        """Inputs that want a gradient, if they can have one."""
+        return [x.requires_grad_() if x.is_floating_point() else x for x in self.tensors(n)]
 
     def stacked(self) -> L.Network:
         torch.manual_seed(0)
-        nets = [L.InputLayer(shape, name=f"x{i}") for i, shape in enumerate(self.inputs)]
+        nets = [L.InputLayer(shape, self.dtype, name=f"x{i}") for i, shape in enumerate(self.inputs)]
         return self.make(nets if len(nets) > 1 else nets[0])
 
     def standalone(self) -> nn.Module:
@@ -180,6 +188,29 @@ ROWS = [
     Row("group_norm", L.GroupNormLayer, lambda n: L.GroupNormLayer(n, groups=3, name="a"), IMAGE),
     Row("layer_norm", L.LayerNormLayer, lambda n: L.LayerNormLayer(n, act=torch.tanh, name="a"), IMAGE),
     Row("layer_norm_last", L.LayerNormLayer, lambda n: L.LayerNormLayer(n, begin_norm_axis=-1, name="a"), ((None, 5),)),
+    Row("expand_dims", L.ExpandDimsLayer, lambda n: L.ExpandDimsLayer(n, axis=1, name="a"), IMAGE),
+    Row("tile", L.TileLayer, lambda n: L.TileLayer(n, multiples=[1, 2, 1, 3], name="a"), IMAGE),
+    Row("transpose", L.TransposeLayer, lambda n: L.TransposeLayer(n, perm=[0, 2, 3, 1], name="a"), IMAGE),
+    Row("stack", L.StackLayer, lambda n: L.StackLayer(n, axis=1, name="a"), ((None, 5),) * 2),
+    Row("mux", L.MultiplexerLayer, lambda n: L.MultiplexerLayer(n and [n, n], name="a"), ((None, 5),)),
+    Row("prelu", L.PReluLayer, lambda n: L.PReluLayer(n, a_init=0.3, name="a"), IMAGE),
+    Row("prelu_shared", L.PReluLayer, lambda n: L.PReluLayer(n, channel_shared=True, a_init=0.3, name="a"), IMAGE),
+    Row("scale", L.ScaleLayer, lambda n: L.ScaleLayer(n, name="a"), IMAGE),
+    Row(
+        "embedding",
+        L.EmbeddingInputlayer,
+        lambda n: L.EmbeddingInputlayer(n, 5, 4, name="a"),
+        ((None, 3),),
+        torch.int64,
+    ),
+    Row(
+        "average_embedding",
+        L.AverageEmbeddingInputlayer,
+        lambda n: L.AverageEmbeddingInputlayer(n, 5, 4, name="a"),
+        ((None, 3),),
+        torch.int64,
+    ),
+    Row("one_hot", L.OneHotInputLayer, lambda n: L.OneHotInputLayer(n, depth=5, name="a"), ((None, 3),), torch.int32),
 ]
 
 ABSTRACT = {L.Layer}

@@ -47,9 +47,12 @@ def test_standalone_layer_is_sized_by_its_first_call_or_by_what_it_loads(row: Ro
 @every
 def test_every_parameter_gets_a_finite_gradient(row: Row):
     net = row.stacked()
-    xs = [x.requires_grad_() for x in row.tensors(4)]
+    xs = row.leaves(4)
+    wanted = {**dict(net.named_parameters()), **{f"input {i}": x for i, x in enumerate(xs) if x.requires_grad}}
+    if not wanted:
+        pytest.skip("nothing here has a gradient")
     net(*xs).square().sum().backward()
-    for name, p in [*net.named_parameters(), *((f"input {i}", x) for i, x in enumerate(xs))]:
+    for name, p in wanted.items():
         assert p.grad is not None, name
         assert torch.isfinite(p.grad).all(), name
 
@@ -111,16 +114,19 @@ def test_exports_with_any_batch_size(row: Row):
 
 @every
 def test_runs_under_autocast(row: Row):
-    net, xs = row.stacked(), [x.requires_grad_() for x in row.tensors(3)]
+    net, xs = row.stacked(), row.leaves(3)
     with torch.autocast("cpu", torch.bfloat16):
-        net(*xs).float().sum().backward()
+        y = net(*xs)
+    if y.requires_grad:
+        y.float().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())
 
 
 @every
 def test_works_in_double(row: Row):
-    net, xs = row.stacked().double().eval(), [x.double() for x in row.tensors(3)]
-    assert net(*xs).dtype == torch.float64
+    net, xs = row.stacked().double().eval(), [x.double() if x.is_floating_point() else x for x in row.tensors(3)]
+    y = net(*xs)
+    assert y.dtype == torch.float64 or not (list(net.parameters()) or xs[0].is_floating_point())
 
 
 @every

@@ -5,6 +5,7 @@ from ..network import Spec as Spec
 from ..network import detach as detach
 from ..network import join as join
 from ..network import stack as stack
+from .activation import PReluLayer as PReluLayer
 from .base import Layer as Layer
 from .convolution import Conv2d as Conv2d
 from .convolution import Conv2dLayer as Conv2dLayer
@@ -21,6 +22,11 @@ from .deconvolution import DeConv3dLayer as DeConv3dLayer
 from .deconvolution import deconv2d_bilinear_upsampling_initializer as deconv2d_bilinear_upsampling_initializer
 from .dense import DenseLayer as DenseLayer
 from .dense import DropconnectDenseLayer as DropconnectDenseLayer
+from .embedding import AverageEmbeddingInputlayer as AverageEmbeddingInputlayer
+from .embedding import EmbeddingInputlayer as EmbeddingInputlayer
+from .embedding import OneHotInputLayer as OneHotInputLayer
+from .flow import MultiplexerLayer as MultiplexerLayer
+from .flow import StackLayer as StackLayer
 from .global_pooling import GlobalMaxPool1d as GlobalMaxPool1d
 from .global_pooling import GlobalMaxPool2d as GlobalMaxPool2d
 from .global_pooling import GlobalMaxPool3d as GlobalMaxPool3d
@@ -59,6 +65,10 @@ from .reconstruction import ReconNetwork as ReconNetwork
 from .resampling import DownSampling2dLayer as DownSampling2dLayer
 from .resampling import SubpixelConv2d as SubpixelConv2d
 from .resampling import UpSampling2dLayer as UpSampling2dLayer
+from .reshaping import ExpandDimsLayer as ExpandDimsLayer
+from .reshaping import TileLayer as TileLayer
+from .reshaping import TransposeLayer as TransposeLayer
+from .scale import ScaleLayer as ScaleLayer
 from .shape import FlattenLayer as FlattenLayer
 from .shape import ReshapeLayer as ReshapeLayer
 from .wrapping import LambdaLayer as LambdaLayer

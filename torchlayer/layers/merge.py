@@ -58,9 +58,14 @@ class ElementwiseLayer(Layer):
         self.combine_fn = combine_fn
 
     def forward(self, *xs: Tensor) -> Tensor:
-        if any(x.shape != xs[0].shape for x in xs):
-            raise ValueError(f"the inputs must have one shape, got {[tuple(x.shape) for x in xs]}")
+        check_one_shape(xs)
         return reduce(self.combine_fn, xs)
 
     def extra_repr(self) -> str:
         return f"combine_fn={shown(self.combine_fn)}"
+
+
+def check_one_shape(xs: tuple[Tensor, ...]) -> None:
+    """Raise ``ValueError`` unless all tensors have one shape."""
+    if any(x.shape != xs[0].shape for x in xs):
+        raise ValueError(f"the inputs must have one shape, got {[tuple(x.shape) for x in xs]}")
