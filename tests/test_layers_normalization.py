@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from torchlayer.files.npz import save_npz
-from torchlayer.layers import InputLayer, stack
-from torchlayer.layers.normalization import (
+from torchlayer.layers import (
     BatchNormLayer,
     GroupNormLayer,
+    InputLayer,
     InstanceNormLayer,
     LayerNormLayer,
     LocalResponseNormLayer,
+    stack,
 )
 
 REFERENCE = Path(__file__).parent / "reference"

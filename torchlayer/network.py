@@ -270,14 +270,19 @@ def detach(state: Any) -> Any:
 
     Takes any nesting of tensors, tuples, lists and dicts, as :meth:`torchlayer.Network.step` returns it.
     """
+    return map_state(torch.Tensor.detach, state)
+
+
+def map_state(fn: Callable[[Tensor], Any], state: Any) -> Any:
+    """``fn`` of every tensor in a nesting of tuples, lists and dicts; what is something else stays as it is."""
     if isinstance(state, Tensor):
-        return state.detach()
+        return fn(state)
     if isinstance(state, dict):
-        return type(state)((key, detach(value)) for key, value in state.items())
+        return type(state)((key, map_state(fn, value)) for key, value in state.items())
     if isinstance(state, tuple) and hasattr(state, "_fields"):
-        return type(state)(*map(detach, state))
+        return type(state)(*(map_state(fn, value) for value in state))
     if isinstance(state, list | tuple):
-        return type(state)(map(detach, state))
+        return type(state)(map_state(fn, value) for value in state)
     return state
 
 

@@ -44,6 +44,7 @@ from .lengths import retrieve_seq_length_op as retrieve_seq_length_op
 from .lengths import retrieve_seq_length_op2 as retrieve_seq_length_op2
 from .lengths import retrieve_seq_length_op3 as retrieve_seq_length_op3
 from .lengths import target_mask_op as target_mask_op
+from .local_response import LocalResponseNormLayer as LocalResponseNormLayer
 from .merge import ConcatLayer as ConcatLayer
 from .merge import ElementwiseLayer as ElementwiseLayer
 from .noise import DropoutLayer as DropoutLayer
@@ -52,7 +53,6 @@ from .normalization import BatchNormLayer as BatchNormLayer
 from .normalization import GroupNormLayer as GroupNormLayer
 from .normalization import InstanceNormLayer as InstanceNormLayer
 from .normalization import LayerNormLayer as LayerNormLayer
-from .normalization import LocalResponseNormLayer as LocalResponseNormLayer
 from .pad import PadLayer as PadLayer
 from .pad import ZeroPad1d as ZeroPad1d
 from .pad import ZeroPad2d as ZeroPad2d

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..network import map_state
+
 
 def advanced_indexing_op(input: Tensor, index: Tensor) -> Tensor:
     """The last valid step of every sequence; zeros where a length is 0.
@@ -94,15 +96,9 @@ def initialize_rnn_state(state: Any) -> Any:
     >>> initialize_rnn_state((torch.ones(1, 2), [torch.ones(1)]))
     (tensor([[0., 0.]]), [tensor([0.])])
     """
-    if isinstance(state, Tensor):
-        return torch.zeros_like(state)
-    if isinstance(state, dict):
-        return type(state)((key, initialize_rnn_state(value)) for key, value in state.items())
-    if isinstance(state, tuple) and hasattr(state, "_fields"):
-        return type(state)(*map(initialize_rnn_state, state))
-    if isinstance(state, list | tuple):
-        return type(state)(map(initialize_rnn_state, state))
-    raise TypeError(f"a state is a tensor, or tuples, lists and dicts of tensors, got {type(state).__name__}")
+    if not isinstance(state, Tensor | dict | list | tuple):
+        raise TypeError(f"a state is a tensor, or tuples, lists and dicts of tensors, got {type(state).__name__}")
+    return map_state(torch.zeros_like, state)
 
 
 def _valid(owner: str, data: Tensor, pad_val: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Normalisation over channels-last tensors: of a batch, of an example, of a group of channels, of neighbours."""
+"""Normalisation over channels-last tensors: of a batch, of an example, of a group of channels."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class BatchNormLayer(Layer):
     def forward(self, x: Tensor) -> Tensor:
         if not 2 <= x.dim() <= 5 or x.shape[-1] != self.moving_mean.shape[0] or not x.is_floating_point():
             _channels(tuple(x.shape), (2, 5), "batch normalisation", self.moving_mean.shape[0])
-            _refuse_integers(x, "batch normalisation")
+            refuse_integers(x, "batch normalisation")
         # Seen channels first this is channels_last memory, which the kernels read and write where it lies; three axes
         # have no such memory and get a fourth.
         flat = (x.unsqueeze(0) if x.dim() == 3 else x).movedim(-1, 1)
@@ -154,54 +154,6 @@ class BatchNormLayer(Layer):
         return f"decay={self.decay}, epsilon={self.epsilon}, act={shown(self.act)}{mode}"
 
 
-class LocalResponseNormLayer(Layer):
-    """Divide each value by how strongly its neighbours among the channels respond.
-
-    ``x / (bias + alpha * s) ** beta``, with ``s`` the sum of the squares of channels ``c - depth_radius`` to
-    ``c + depth_radius``, as far as they exist. torch's :func:`torch.nn.functional.local_response_norm` divides its
-    ``alpha`` by the window ``2 * depth_radius + 1``.
-
-    Shape:
-        ``(N, ..., C) ->`` the same.
-
-    Reference:
-        Krizhevsky, Sutskever and Hinton 2012, section 3.3,
-        https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks.
-
-    >>> import torch, torchlayer as tl
-    >>> tl.layers.LocalResponseNormLayer(depth_radius=1)(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
-    tensor([[0.4082, 0.5164, 0.5477, 0.7845]])
-    """
-
-    def __init__(
-        self,
-        layer: None = None,
-        depth_radius: int = 5,
-        bias: float = 1.0,
-        alpha: float = 1.0,
-        beta: float = 0.5,
-        name: str | None = None,
-    ):
-        super().__init__(name=name)
-        if isinstance(depth_radius, bool) or not isinstance(depth_radius, int) or depth_radius < 0:
-            raise ValueError(
-                f"depth_radius is how many channels to look at on either side, 0 or more, got {depth_radius!r}"
-            )
-        self.depth_radius, self.bias, self.alpha, self.beta = depth_radius, bias, alpha, beta
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() < 2:
-            raise ValueError(f"local response normalisation needs an input of shape (N, ..., C), got {tuple(x.shape)}")
-        _refuse_integers(x, "local response normalisation")
-        size = 2 * self.depth_radius + 1
-        rows = x.square().reshape(-1, 1, x.shape[-1])
-        mean = F.avg_pool1d(rows, size, stride=1, padding=self.depth_radius)  # missing neighbours count as zeros
-        return x / (self.bias + self.alpha * size * mean.reshape(x.shape)) ** self.beta
-
-    def extra_repr(self) -> str:
-        return f"depth_radius={self.depth_radius}, bias={self.bias}, alpha={self.alpha}, beta={self.beta}"
-
-
 class InstanceNormLayer(Layer):
     """Normalise every channel of every example by itself: ``act((x - m) / sqrt(v + epsilon) * scale + offset)``.
 
@@ -238,7 +190,7 @@ class InstanceNormLayer(Layer):
     def forward(self, x: Tensor) -> Tensor:
         if not 3 <= x.dim() <= 5 or x.shape[-1] != self.scale.shape[0] or not x.is_floating_point():
             _channels(tuple(x.shape), (3, 5), "instance normalisation", self.scale.shape[0])
-            _refuse_integers(x, "instance normalisation")
+            refuse_integers(x, "instance normalisation")
         # F.instance_norm is this but for refusing one value a channel, which is its own mean: the result is the offset
         y = torch.instance_norm(
             x.movedim(-1, 1), self.scale, self.offset, None, None, True, 0.0, self.epsilon, torch.backends.cudnn.enabled
@@ -296,7 +248,7 @@ class GroupNormLayer(Layer):
     def forward(self, x: Tensor) -> Tensor:
         if not 3 <= x.dim() <= 5 or x.shape[-1] != self.gamma.shape[0] or not x.is_floating_point():
             _channels(tuple(x.shape), (3, 5), "group normalisation", self.gamma.shape[0])
-            _refuse_integers(x, "group normalisation")
+            refuse_integers(x, "group normalisation")
         wide = x.unsqueeze(1) if x.dim() == 3 else x  # (N, 1, T, C): three axes have no channels_last memory
         # F.group_norm is this but for refusing one value a group, which is its own mean: the result is beta
         y = torch.group_norm(wide.movedim(-1, 1), self.groups, self.gamma, self.beta, self.epsilon)
@@ -365,7 +317,7 @@ class LayerNormLayer(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = tuple(x.shape)
-        _refuse_integers(x, "layer normalisation")
+        refuse_integers(x, "layer normalisation")
         over = shape[_axis(self.begin_norm_axis, shape, "begin_norm_axis") :]
         own = shape[_axis(self.begin_params_axis, shape, "begin_params_axis") :]
         for parameter in (self.gamma, self.beta):
@@ -406,7 +358,8 @@ def _channels(shape: Shape, ranks: tuple[int, int], what: str, expected: int | N
     return n_channels
 
 
-def _refuse_integers(x: Tensor, what: str) -> None:
+def refuse_integers(x: Tensor, what: str) -> None:
+    """Raise ``TypeError`` unless ``x`` is of a floating dtype."""
     if not x.is_floating_point():
         raise TypeError(f"{what} takes floating-point numbers, got {x.dtype}; convert with x.float()")
 
