@@ -1,6 +1,8 @@
 """The kinds of convolution and their transposes, against TensorFlow's outputs and plain definitions."""
 
+import copy
 import itertools
+import pickle
 import random
 from pathlib import Path
 
@@ -8,17 +10,30 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchlayer as tl
 from torchlayer.layers import InputLayer
-from torchlayer.layers.convolution_kinds import AtrousConv2dLayer, DepthwiseConv2d, GroupConv2d, SeparableConv2dLayer
+from torchlayer.layers.convolution import Conv2d, Conv2dLayer
+from torchlayer.layers.convolution_kinds import (
+    AtrousConv1dLayer,
+    AtrousConv2dLayer,
+    DepthwiseConv2d,
+    GroupConv2d,
+    SeparableConv1d,
+    SeparableConv2d,
+    SeparableConv2dLayer,
+)
 from torchlayer.layers.convolution_nd import Conv1d, Conv1dLayer, Conv3dLayer
 from torchlayer.layers.deconvolution import (
+    AtrousDeConv2dLayer,
     DeConv2d,
     DeConv2dLayer,
+    DeConv3d,
     DeConv3dLayer,
     deconv2d_bilinear_upsampling_initializer,
 )
+from torchlayer.layers.padding import fixed_padding, pad_same
 
 REFERENCE = Path(__file__).parent / "reference"
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -119,6 +134,13 @@ def convolved(x, w, strides, padding, rate=1):
     return CONV[rank](y, w.movedim((-1, -2), (0, 1)), stride=strides, dilation=rate).movedim(1, -1)
 
 
+def transposed(image, w, strides, padding, rate=1):
+    """Some gradient of ``convolved(image, w)``, and what it makes of the image's."""
+    y = convolved(image.requires_grad_(), w, strides, padding, rate)
+    x = doubles(*y.shape)
+    return x, torch.autograd.grad(y, image, x)[0]
+
+
 def cases(rank, n=8):
     draw = random.Random(rank)
     for i in range(n):
@@ -145,10 +167,8 @@ def test_convolution_over_any_axes_is_padding_and_sums(sizes, kernel, strides, p
 @pytest.mark.parametrize(("sizes", "kernel", "strides", "padding"), [*cases(2, 16), *cases(3)])
 def test_transposed_convolution_is_the_gradient_of_a_convolution(sizes, kernel, strides, padding):
     w, b = doubles(*kernel, 5, 3), doubles(5)
-    image = doubles(2, *[n + k for n, k in zip(sizes, kernel)], 5).requires_grad_()
-    y = convolved(image, w, strides, padding)
-    x = doubles(*y.shape)
-    (expected,) = torch.autograd.grad(y, image, x)
+    image = doubles(2, *[n + k for n, k in zip(sizes, kernel)], 5)
+    x, expected = transposed(image, w, strides, padding)
     cls = {2: DeConv2dLayer, 3: DeConv3dLayer}[len(sizes)]
     layer = cls(
         shape=[*kernel, 5, 3], output_shape=[None, *image.shape[1:]], strides=[1, *strides, 1], padding=padding,
@@ -180,6 +200,56 @@ def test_atrous_filters_reach_further(rate, padding):
     torch.testing.assert_close(layer.double()(x), torch.sin(convolved(x, w, (1, 1), padding, rate)))
 
 
+@pytest.mark.parametrize(("k", "stride", "dilation", "padding"), [
+    (2, 1, 1, "SAME"), (2, 1, 3, "SAME"), (3, 2, 2, "SAME"), (3, 1, 4, "VALID"), (4, 2, 3, "SAME"),
+])  # fmt: skip
+def test_atrous_filters_over_one_axis_reach_further(k, stride, dilation, padding):
+    x, w = doubles(2, 17, 3), doubles(k, 3, 4)
+    layer = AtrousConv1dLayer(
+        None, 4, k, stride, dilation, torch.sin, padding, W_init=w.permute(2, 1, 0), b_init=None
+    )  # fmt: skip
+    torch.testing.assert_close(layer.double()(x), torch.sin(convolved(x, w, (stride,), padding, dilation)))
+
+
+@pytest.mark.parametrize(("k", "rate", "padding"), [*itertools.product([1, 2, 3, 4], [1, 2, 3], ["SAME", "VALID"])])
+def test_transposed_atrous_convolution_is_the_gradient_of_an_atrous_one(k, rate, padding):
+    w = doubles(k, 2, 5, 3)
+    x, expected = transposed(doubles(2, 11, 12, 5), w, (1, 1), padding, rate)
+    size = [None, *expected.shape[1:]]
+    for output_shape in (None, size):
+        layer = AtrousDeConv2dLayer(
+            None, (k, 2, 5, 3), output_shape, rate, padding=padding, W_init=w.permute(3, 2, 0, 1), b_init=None
+        )  # fmt: skip
+        torch.testing.assert_close(layer.double()(x), expected)
+
+
+@pytest.mark.parametrize(("padding", "out_size"), [("SAME", None), ("SAME", (5, 7, 4)), ("VALID", None)])
+def test_short_transposed_convolution_over_three_axes(padding, out_size):
+    w = doubles(3, 2, 3, 4, 2)
+    sizes = out_size or ((6, 8, 4) if padding == "SAME" else (7, 8, 5))
+    x, expected = transposed(doubles(2, *sizes, 4), w, (2, 2, 2), padding)
+    layer = DeConv3d(None, 4, (3, 2, 3), 2, padding, W_init=w.permute(4, 3, 0, 1, 2), out_size=out_size)
+    torch.testing.assert_close(layer.double()(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: Conv1d(n_filter=2, filter_size=4, stride=2), (2, 5, 3)),
+        (lambda: Conv2d(n_filter=2, filter_size=2, strides=2), (2, 5, 4, 2)),
+        (lambda: DeConv2d(n_out_channel=2, filter_size=(3, 2), strides=2), (2, 3, 2, 2)),
+        (lambda: DeConv2d(n_out_channel=2, filter_size=2, strides=3, padding="VALID", out_size=9), (1, 3, 3, 2)),
+        (lambda: SeparableConv1d(n_filter=2, padding="SAME", strides=2, depth_multiplier=2), (2, 6, 2)),
+    ],
+    ids=["conv1d", "lopsided", "odd cut", "added zeros", "separable1d"],
+)
+def test_gradients_are_the_slopes(make, shape):
+    layer = make().double()
+    x = doubles(*shape).requires_grad_()
+    layer(x)
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
+
+
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 def test_depthwise_filters_see_one_channel_each(padding):
     x, w = doubles(2, 8, 7, 3), doubles(3, 2, 3, 2)  # TensorFlow's (h, w, n_in, depth_multiplier)
@@ -204,6 +274,24 @@ def test_separable_is_depthwise_then_a_product_over_channels():
     depthwise = layer.W_depthwise.permute(1, 2, 3, 0)
     each = [convolved(x[..., c : c + 1], depthwise[..., c : c + 1].movedim(0, 2), (2, 2), "SAME", 2) for c in range(3)]
     torch.testing.assert_close(y, torch.cat(each, -1) @ layer.W_pointwise[:, :, 0, 0].T + layer.b)
+
+
+@pytest.mark.parametrize(("padding", "strides", "rate"), [("VALID", 1, 1), ("same", 2, 1), ("SAME", 1, 2)])
+def test_separable_over_one_axis_is_depthwise_then_a_product_over_channels(padding, strides, rate):
+    x = doubles(2, 9, 3)
+    layer = SeparableConv1d(
+        n_filter=4, filter_size=3, strides=strides, padding=padding, dilation_rate=rate, depth_multiplier=2,
+        b_init=[1.0, 2.0, 3.0, 4.0], act=torch.tanh,
+    ).double()  # fmt: skip
+    y = layer(x)
+    filters = layer.W_depthwise.permute(2, 1, 0)  # (length, 1, n_in * depth_multiplier)
+    each = [convolved(x[..., c : c + 1], filters[..., 2 * c : 2 * c + 2], (strides,), padding.upper(), rate)
+            for c in range(3)]  # fmt: skip
+    torch.testing.assert_close(y, torch.tanh(torch.cat(each, -1) @ layer.W_pointwise[..., 0].T + layer.b))
+
+
+def test_separable_convolution_has_both_names():
+    assert SeparableConv2d is SeparableConv2dLayer
 
 
 @pytest.mark.parametrize(
@@ -237,6 +325,11 @@ LAYERS = [
     ("separable", lambda **a: SeparableConv2dLayer(n_filter=4, **a), (2, 7, 6, 2)),
     ("depthwise", lambda **a: DepthwiseConv2d(**a), (2, 7, 6, 2)),
     ("group", lambda **a: GroupConv2d(n_filter=4, **a), (2, 7, 6, 2)),
+    ("conv2d", lambda **a: Conv2dLayer(shape=[3, 3, None, 4], **a), (2, 7, 6, 2)),
+    ("atrous1d", lambda **a: AtrousConv1dLayer(n_filter=4, dilation=2, **a), (2, 7, 2)),
+    ("separable1d", lambda **a: SeparableConv1d(n_filter=4, **a), (2, 7, 2)),
+    ("atrous_deconv", lambda **a: AtrousDeConv2dLayer(shape=[3, 2, 4, 2], **a), (2, 7, 6, 2)),
+    ("deconv3d_short", lambda **a: DeConv3d(n_filter=4, **a), (2, 3, 4, 5, 2)),
 ]
 every = pytest.mark.parametrize(("make", "shape"), [row[1:] for row in LAYERS], ids=[row[0] for row in LAYERS])
 
@@ -265,6 +358,10 @@ def test_wrong_inputs_are_named(make, shape):
         layer(torch.ones(*shape[:-1], 3))
     with pytest.raises(ValueError, match=r"-D convolution needs an input of shape \(N, .*; stack a ReshapeLayer first"):
         layer(torch.ones(shape[1:]))
+    with pytest.raises(ValueError, match=r"with 5; data are \(N, .*C\), and these look like \(N, C, .*: permute them"):
+        layer(torch.ones(2, 2, *[5] * (len(shape) - 2)))
+    with pytest.raises(TypeError, match=r"takes floating-point numbers, got torch.uint8 of shape .*with x.float\(\)"):
+        layer(torch.ones(shape, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"at least"):
         layer(torch.ones(2, *[0] * (len(shape) - 2), 2))
     with pytest.raises(ValueError, match=r"layer 'a' .* cannot take .* needs to know the number of input channels"):
@@ -341,10 +438,151 @@ def test_wrong_arguments_are_explained(make, text):
         make()
 
 
-def test_filters_lie_in_the_order_of_channels_last_data():
-    layer = AtrousConv2dLayer(n_filter=4)
-    layer(torch.ones(1, 8, 8, 3))
-    assert layer.W.is_contiguous(memory_format=torch.channels_last)
-    layer = Conv3dLayer(shape=[2, 2, 2, 3, 4])
-    layer(torch.ones(1, 4, 4, 4, 3))
-    assert layer.W.is_contiguous(memory_format=torch.channels_last_3d)
+@pytest.mark.parametrize(
+    ("make", "shape", "text"),
+    [
+        (lambda: Conv2d(), (2, 8, 8), r"a 2-D convolution needs an input of shape \(N, H, W, C\), got \(2, 8, 8\)"),
+        (lambda: Conv1d(), (2, 8, 8, 3), r"a 1-D convolution needs an input of shape \(N, L, C\), got \(2, 8, 8, 3\)"),
+        (lambda: Conv2dLayer(shape=[3, 3, 3, 4]), (2, 8, 8, 4), "take 3 channels, .* with 4; give inputs of that many"),
+        (lambda: Conv2dLayer(shape=[3, 3, 3, 4]), (2, 3, 8, 9), r"look like \(N, C, H, W\): permute them"),
+        (lambda: Conv2d(), (2, 8, 8, 0), r"at least one input channel, got an input of shape \(2, 8, 8, 0\)"),
+        (lambda: DeConv2d(), (2, 8, 8, 0), "at least one input channel"),
+        (lambda: Conv2d(), (2, 0, 5, 3),
+         r"under SAME a filter of size \[3, 3\] needs an input of at least \[1, 1\], got \[0, 5\]; give larger"),
+        (lambda: DeConv2d(), (2, 5, 0, 3), r"needs an input of at least \[1, 1\], got \[5, 0\]; give larger inputs$"),
+        (lambda: Conv2d(padding="VALID"), (2, 5, 2, 3),
+         r"at least \[3, 3\], got \[5, 2\]; give larger inputs, smaller filters, or padding='SAME'$"),
+        (lambda: Conv3dLayer(shape=[2, 2, 3, 3, 4], padding="VALID"), (2, 4, 1, 4, 3),
+         r"needs an input of at least \[2, 2, 3\], got \[4, 1, 4\]"),
+        (lambda: AtrousConv2dLayer(padding="VALID"), (2, 5, 4, 3),
+         r"a filter of size \[3, 3\] at a rate of \[2, 2\] needs an input of at least \[5, 5\], got \[5, 4\]"),
+        (lambda: SeparableConv1d(), (2, 2, 3),
+         r"under VALID a filter of size \[3\] needs an input of at least \[3\], got \[2\]"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stacked", [False, True], ids=["called", "stacked"])
+def test_inputs_that_do_not_fit_are_explained(make, shape, text, stacked):
+    layer, net = make(), InputLayer((None, *shape[1:]))
+    with pytest.raises(ValueError, match=text.replace(r"\(2, ", r"\(None, ") if stacked else text):
+        tl.layers.stack(net, layer, name="a") if stacked else layer(torch.ones(shape))
+
+
+def test_a_network_of_ids_is_refused():
+    with pytest.raises(ValueError, match=r"layer 'a' .*takes floating-point numbers, got torch.int64.*x.float\(\)"):
+        tl.layers.stack(InputLayer((None, 8, 8, 3), torch.int64), Conv2d(), name="a")
+
+
+def test_an_empty_batch_gives_an_empty_batch():
+    for layer in (Conv2d(n_filter=4), Conv1d(n_filter=4), DeConv2d(n_out_channel=4)):
+        shape = (8,) * (1 if isinstance(layer, Conv1dLayer) else 2)
+        assert layer(torch.ones(0, *shape, 3)).shape[0] == 0
+
+
+# Memory --------------------------------------------------------------------------
+
+
+def channels_last(W):
+    return W.movedim(1, -1).is_contiguous()
+
+
+def filters(layer):
+    return [getattr(layer, name) for name in layer.npz_axes]
+
+
+def loaded(make, layer):
+    other = make()
+    other.load_state_dict({key: value.contiguous() for key, value in layer.state_dict().items()})
+    return other
+
+
+@every
+def test_filters_gradients_and_outputs_lie_in_the_order_of_channels_last_data(make, shape):
+    layer = make()
+    y = layer(torch.randn(shape).requires_grad_())
+    y.backward(torch.randn(y.shape))
+    assert y.is_contiguous()
+    for W in filters(layer):
+        assert channels_last(W)
+        assert channels_last(W.grad)
+
+
+@every
+@pytest.mark.parametrize(
+    "another",
+    [
+        loaded,
+        lambda make, layer: copy.deepcopy(layer),
+        lambda make, layer: pickle.loads(pickle.dumps(layer)),
+        lambda make, layer: layer.double().float(),
+    ],
+    ids=["loaded", "deepcopy", "pickle", "converted"],
+)
+def test_filters_keep_their_order_in_memory(make, shape, another):
+    layer, x = make(), torch.randn(shape)
+    y = layer(x)
+    other = another(make, layer)
+    torch.testing.assert_close(other(x), y)
+    optimizer = torch.optim.Adam(other.parameters())
+    other(x).sum().backward()
+    optimizer.step()
+    assert all(map(channels_last, filters(other)))
+    assert all(channels_last(optimizer.state[W]["exp_avg"]) for W in filters(other))
+
+
+class Calls(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+VIEWS = {"permute", "unsqueeze", "squeeze", "detach"}
+SYMMETRIC = [
+    (lambda: Conv2d(n_filter=4), (2, 8, 7, 3)),
+    (lambda: Conv2d(n_filter=4, strides=2), (2, 9, 7, 3)),
+    (lambda: Conv2d(n_filter=4, padding="VALID", strides=2), (2, 8, 7, 3)),
+    (lambda: Conv1d(n_filter=4), (2, 8, 3)),
+    (lambda: Conv3dLayer(shape=[3, 3, 3, 3, 4]), (2, 5, 7, 3, 3)),
+    (lambda: DeConv2d(n_out_channel=4, filter_size=4), (2, 5, 7, 3)),
+    (lambda: DeConv2d(n_out_channel=4, filter_size=3, padding="VALID"), (2, 5, 7, 3)),
+    (lambda: AtrousDeConv2dLayer(shape=[3, 3, 4, 3]), (2, 5, 7, 3)),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), SYMMETRIC)
+def test_symmetric_padding_copies_nothing(make, shape):
+    layer, x = make(), torch.randn(shape).requires_grad_()
+    g = torch.randn(layer(x).shape)
+    with Calls() as calls:
+        layer(x).backward(g)
+    assert calls.names - VIEWS == {"convolution", "convolution_backward"}
+
+
+@pytest.mark.parametrize(("k", "s", "d"), [*itertools.product([1, 2, 3, 4, 5], [1, 2, 3], [1, 2])])
+def test_fixed_padding_is_the_padding_of_every_size(k, s, d):
+    assert fixed_padding("VALID", (k,), (s,), (d,)) == [0]
+    fixed = fixed_padding("SAME", (k,), (s,), (d,))
+    pads = {same_pad(n, k, s, d) for n in range((k - 1) * d + 1, 40)}
+    if fixed is not None:
+        assert pads == {(fixed[0], fixed[0])}
+    elif k > 1:
+        assert len(pads) > 1 or pads == {(p, p + 1) for p, _ in pads}
+
+
+def test_only_lopsided_padding_copies():
+    x = torch.arange(5.0).view(1, 1, 5)
+    assert pad_same(x, (3,), (2,), (1,)) == (x, [1])
+    padded, left = pad_same(x, (2,), (1,), (1,))
+    assert padded.flatten().tolist() == [0, 1, 2, 3, 4, 0]
+    assert left == [0]
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 3), (2, 4, 4, 3), (2, 4, 4, 4, 3)], ids=["row", "image", "volume"])
+def test_padded_data_stay_in_channels_last_order(shape):
+    kernel = [2 for n in shape[1:-1] if n > 1]
+    padded, _ = pad_same(torch.randn(shape).movedim(-1, 1), kernel, [1] * len(kernel), [1] * len(kernel))
+    assert padded.shape == (2, 3, *(n + (n > 1) for n in shape[1:-1]))
+    assert channels_last(padded)

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-
 from ..activation import identity
 from ..initializers import constant, truncated_normal
-from ..network import Network, Shape
-from .base import Activation, Layer, fill, has_bias, shown
-from .padding import check_padding, inner, pad_same, pair
+from ..network import Network
+from ._convolution import Convolution, split_shape
+from .base import Activation
+from .padding import inner, pair
 
 
-class Conv2dLayer(Layer):
+class Conv2dLayer(Convolution):
     """A 2-D convolution: ``act(conv(x, W) + b)``.
 
     Args:
@@ -33,7 +29,8 @@ class Conv2dLayer(Layer):
         under VALID; parameters ``W`` ``(n_out, n_in, height, width)``, torch's order, and ``b`` ``(n_out,)``.
 
     Raises:
-        ValueError: the input is not 4-D or has another number of channels.
+        TypeError: the input is not floating-point.
+        ValueError: the input is not 4-D, has another number of channels, or is smaller than a VALID filter.
 
     >>> import torch, torchlayer as tl
     >>> net = tl.layers.InputLayer((None, 28, 28, 1))
@@ -57,42 +54,9 @@ class Conv2dLayer(Layer):
         b_init_args: Mapping[str, Any] | None = None,
         name: str | None = None,
     ):
-        super().__init__(name=name)
-        if len(shape) != 4 or any(n is not None and n < 1 for n in shape):
-            raise ValueError(f"shape is [height, width, n_in, n_out] of positive numbers, got {list(shape)}")
-        self.act = act or identity
-        height, width, self.n_in, n_filter = shape
-        if height is None or width is None or n_filter is None:
-            raise ValueError(f"only n_in may be None in shape=[height, width, n_in, n_out], got {list(shape)}")
-        self.kernel, self.n_filter = (height, width), n_filter
-        self.stride = inner(strides, 4, "strides")
-        self.padding = check_padding(padding)
-        self.W = nn.UninitializedParameter()
-        self.b = nn.UninitializedParameter() if has_bias(b_init) else None
-        self._recipes: Any = (W_init, W_init_args, b_init, b_init_args)
-
-    def build(self, *shapes: Shape) -> None:
-        n_in = _channels(shapes[0], self.n_in)
-        W_init, W_init_args, b_init, b_init_args = self._recipes
-        fill(self.W, (self.n_filter, n_in, *self.kernel), W_init, W_init_args)
-        # (N, H, W, C) data reach cuDNN as channels_last; filters in the same order spare it a copy a step
-        self.W.data = self.W.data.contiguous(memory_format=torch.channels_last)
-        if self.b is not None:
-            fill(self.b, (self.n_filter,), b_init, b_init_args)
-        self._recipes = None  # a user's lambda would keep the layer from being pickled
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.shape[3] != self.W.shape[1]:
-            _channels(tuple(x.shape), self.W.shape[1])
-        x, padding = x.permute(0, 3, 1, 2), [0, 0]  # (N, C, H, W)
-        if self.padding == "SAME":
-            x, padding = pad_same(x, self.kernel, self.stride, (1, 1))
-        y = F.conv2d(x, self.W, self.b, self.stride, padding)
-        return self.act(y.permute(0, 2, 3, 1))  # (N, H, W, C)
-
-    def extra_repr(self) -> str:
-        filters = [*self.kernel, "?" if is_lazy(self.W) else self.W.shape[1], self.n_filter]
-        return f"shape={filters}, strides={list(self.stride)}, padding={self.padding}, act={shown(self.act)}"
+        kernel, n_in, n_out = split_shape(shape, 2, "n_in", "n_out")
+        recipes = (W_init, W_init_args, b_init, b_init_args)
+        super().__init__(kernel, n_in, n_out, inner(strides, 4, "strides"), (1, 1), padding, act, recipes, name)
 
 
 @overload
@@ -122,15 +86,3 @@ def Conv2d(  # the original's name is a class's
     shape = (*pair(filter_size, "filter_size"), None, n_filter)
     stride = (1, *pair(strides, "strides"), 1)
     return Conv2dLayer(net, act, shape, stride, padding, W_init, b_init, W_init_args, b_init_args, name)
-
-
-def _channels(shape: Shape, expected: int | None) -> int:
-    if len(shape) != 4:
-        raise ValueError(
-            f"a 2-D convolution needs an input of shape (N, H, W, C), got {shape}; stack a ReshapeLayer first"
-        )
-    if shape[3] is None:
-        raise ValueError(f"a convolution needs to know the number of input channels, got {shape}")
-    if expected is not None and shape[3] != expected:
-        raise ValueError(f"these filters take {expected} channels, got an input of shape {shape} with {shape[3]}")
-    return shape[3]

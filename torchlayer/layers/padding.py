@@ -7,10 +7,14 @@ this takes are split in two, and an odd one goes **after**: at the bottom, at th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch.nn.functional as F
 from torch import Tensor
+
+AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
+_COUNTS = {2: "two", 3: "three"}
 
 
 def same_padding(n: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
@@ -24,17 +28,33 @@ def same_padding(n: int, kernel: int, stride: int, dilation: int = 1) -> tuple[i
     return total // 2, total - total // 2
 
 
+def fixed_padding(
+    padding: str, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[int] | None:
+    """The ``padding`` of a torch op that is right for inputs of every size, if there is one.
+
+    There is one under VALID, and under SAME for odd filters that move by one.
+
+    >>> fixed_padding("SAME", (3, 5), (1, 1), (1, 1)), fixed_padding("SAME", (3, 5), (2, 2), (1, 1))
+    ([1, 2], None)
+    """
+    if padding == "VALID":
+        return [0] * len(kernel)
+    both = [(k - 1) * d for k, d in zip(kernel, dilation)]
+    return [n // 2 for n in both] if set(stride) == {1} and not any(n % 2 for n in both) else None
+
+
 def pad_same(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], value: float = 0.0
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> tuple[Tensor, list[int]]:
-    """Prepare a channels-first ``x`` for a torch op: ``(x, padding)``.
+    """Prepare a channels-first ``x`` for a torch op over its last axes: ``(x, padding)``.
 
     Symmetric padding is left to the op, which is free; ``x`` is copied only where SAME is lopsided.
     """
-    pads = [same_padding(n, k, s, d) for n, k, s, d in zip(x.shape[2:], kernel, stride, dilation)]
+    pads = [same_padding(n, k, s, d) for n, k, s, d in zip(x.shape[-len(kernel) :], kernel, stride, dilation)]
     if all(before == after for before, after in pads):
         return x, [before for before, _ in pads]
-    return F.pad(x, [p for pair in reversed(pads) for p in pair], value=value), [0] * len(pads)
+    return F.pad(x, [n for pair in reversed(pads) for n in pair]), [0] * len(pads)
 
 
 def check_padding(padding: str) -> str:
@@ -54,9 +74,20 @@ def inner(sizes: Sequence[int], rank: int, what: str) -> tuple[int, ...]:
     return tuple(int(n) for n in sizes[1:-1])
 
 
+def numbers(size: int | Sequence[int], rank: int, what: str) -> tuple[int, ...]:
+    """``3`` or ``(3, 3)`` as one positive int an axis.
+
+    >>> numbers(3, 2, "strides")
+    (3, 3)
+    """
+    each = tuple(size) if isinstance(size, Iterable) else (size,) * rank
+    if len(each) != rank or not all(isinstance(n, Integral) and n > 0 for n in each):
+        many = f" or {_COUNTS[rank]} of them, ({AXES[rank]})" if rank > 1 else ""
+        raise ValueError(f"{what} takes a positive int{many}, got {size!r}")
+    return tuple(int(n) for n in each)
+
+
 def pair(size: int | Sequence[int], what: str) -> tuple[int, int]:
-    """``3`` or ``(3, 3)`` as ``(3, 3)``."""
-    both = (size, size) if isinstance(size, int) else tuple(size)
-    if len(both) != 2 or any(n < 1 for n in both):
-        raise ValueError(f"{what} takes a positive int or two of them, (height, width), got {size!r}")
-    return both[0], both[1]
+    """:func:`numbers` of two axes."""
+    height, width = numbers(size, 2, what)
+    return height, width
