@@ -339,6 +339,15 @@ def test_one_value_an_instance_gives_the_offset():
     torch.testing.assert_close(layer(x), torch.zeros_like(x), rtol=0, atol=1e-4)  # rounding, over sqrt(epsilon)
 
 
+@pytest.mark.parametrize("shape", [(3, 50, 4), (3, 16, 16, 4), (1, 4, 16, 16, 4)], ids=["3d", "4d", "5d"])
+def test_instance_norm_keeps_its_precision_far_from_zero(shape):
+    x = 1000 + data(shape)
+    layer = InstanceNormLayer().ensure_built(shape)
+    torch.nn.init.ones_(layer.scale)
+    # torch.nn's instance norm is off by 1e-3
+    torch.testing.assert_close(layer(x), instance(x.double()).float(), rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "text"),
     [

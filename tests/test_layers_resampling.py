@@ -266,6 +266,16 @@ def test_padding_equals_numpys(make, mode):
     assert torch.equal(y, torch.tensor(np.pad(x.numpy(), paddings, mode=mode)))
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 5, 4, 3), (2, 5, 4, 3, 2)], ids=["3d", "4d", "5d"])
+def test_reflecting_sequences_images_and_volumes_equals_numpys(shape):
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    paddings = [[0, 0], *[[4, 0], [1, 2], [2, 2]][: len(shape) - 2], [0, 0]]
+    layer = PadLayer(paddings=paddings, mode="REFLECT")
+    assert torch.equal(layer(x), torch.tensor(np.pad(x.detach().numpy(), paddings, mode="reflect")))
+    assert layer(x).is_contiguous()
+    assert torch.autograd.gradcheck(layer, x)
+
+
 def test_padding_may_be_named_as_in_later_releases():
     assert PadLayer(padding=[[0, 0], [1, 2]])(torch.ones(2, 3)).tolist() == [[0, 1, 1, 1, 0, 0]] * 2
 
@@ -313,6 +323,16 @@ def test_global_pooling_leaves_one_value_a_channel(cls, rank, reduce):
     x = torch.randn(2, *range(3, 3 + rank), 4)
     expected = torch.tensor(reduce(x.numpy(), axis=tuple(range(1, rank + 1))))
     torch.testing.assert_close(cls()(x), expected)
+
+
+@pytest.mark.parametrize(("cls", "rank"), [(GlobalMaxPool1d, 1), (GlobalMaxPool2d, 2), (GlobalMaxPool3d, 3)])
+def test_global_maxima_get_the_gradient_and_whole_numbers_pass(cls, rank):
+    axes = tuple(range(1, rank + 1))
+    x = torch.randn(2, *range(3, 3 + rank), 4, requires_grad=True)
+    cls()(x).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, (x == x.amax(axes, keepdim=True)).float())
+    assert torch.equal(cls()((10 * x).long()), (10 * x).long().amax(axes))
 
 
 @pytest.mark.parametrize(

@@ -102,32 +102,28 @@ class BatchNormLayer(Layer):
         self._recipes = None  # a user's lambda would keep the layer from being pickled
 
     def forward(self, x: Tensor) -> Tensor:
-        if not 2 <= x.dim() <= 5 or x.shape[-1] != self.moving_mean.shape[0] or not x.is_floating_point():
-            _channels(tuple(x.shape), (2, 5), "batch normalisation", self.moving_mean.shape[0])
+        mean, variance, rank = self.moving_mean, self.moving_variance, x.dim()
+        if not 2 <= rank <= 5 or x.shape[-1] != mean.shape[0] or not x.is_floating_point():
+            _channels(tuple(x.shape), (2, 5), "batch normalisation", mean.shape[0])
             refuse_integers(x, "batch normalisation")
+        training = self.training if self.is_train is None else self.is_train
+        n = math.prod(x.shape[:-1]) if training else 0
         # Seen channels first this is channels_last memory, which the kernels read and write where it lies; three axes
         # have no such memory and get a fourth.
-        flat = (x.unsqueeze(0) if x.dim() == 3 else x).movedim(-1, 1)
-        training = self.training if self.is_train is None else self.is_train
-        if not training:
-            y = F.batch_norm(
-                flat, self.moving_mean, self.moving_variance, self.gamma, self.beta, False, 0, self.epsilon
-            )
+        y = x if rank == 2 else (x.unsqueeze(0) if rank == 3 else x).movedim(-1, 1)
+        if training and n < 2:
+            y = self._over_one(y, n)
         else:
-            y = self._over_batch(flat, math.prod(x.shape[:-1]))
-        y = y.movedim(1, -1)
-        return self.act(y.squeeze(0) if x.dim() == 3 else y)
-
-    def _over_batch(self, x: Tensor, n: int) -> Tensor:
-        """Normalise ``n`` values a channel and remember their statistics."""
-        if n < 2:
-            return self._over_one(x, n)
-        # torch remembers n / (n - 1) times the variance, so it is given a memory in that measure. A memory of its own:
-        # torch keeps it for the backward pass, which would refuse one that was edited since.
-        memory = self.moving_variance * (n / (n - 1))
-        y = F.batch_norm(x, self.moving_mean, memory, self.gamma, self.beta, True, 1 - self.decay, self.epsilon)
-        torch.mul(memory, (n - 1) / n, out=self.moving_variance)
-        return y
+            # torch remembers n / (n - 1) times the variance, so it is given a memory in that measure. A memory of its
+            # own: torch keeps it for the backward pass, which would refuse one that was edited since.
+            memory = variance * (n / (n - 1)) if training else variance
+            how = (training, 1 - self.decay, self.epsilon, torch.backends.cudnn.enabled)
+            y = torch.batch_norm(y, self.gamma, self.beta, mean, memory, *how)
+            if training:
+                torch.mul(memory, (n - 1) / n, out=variance)
+        if rank > 2:
+            y = y.movedim(1, -1)
+        return self.act(y.squeeze(0) if rank == 3 else y)
 
     def _over_one(self, x: Tensor, n: int) -> Tensor:
         """One value a channel is its own mean with variance 0; torch, dividing by ``n - 1``, refuses it."""
@@ -191,11 +187,26 @@ class InstanceNormLayer(Layer):
         if not 3 <= x.dim() <= 5 or x.shape[-1] != self.scale.shape[0] or not x.is_floating_point():
             _channels(tuple(x.shape), (3, 5), "instance normalisation", self.scale.shape[0])
             refuse_integers(x, "instance normalisation")
+        if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+            return self.act(self._side_by_side(x))
         # F.instance_norm is this but for refusing one value a channel, which is its own mean: the result is the offset
         y = torch.instance_norm(
             x.movedim(-1, 1), self.scale, self.offset, None, None, True, 0.0, self.epsilon, torch.backends.cudnn.enabled
         )
         return self.act(y.movedim(1, -1).contiguous())  # the kernel wrote channels first, whatever it read
+
+    def _side_by_side(self, x: Tensor) -> Tensor:
+        """Batch norm of an image whose channels are all channels of all examples.
+
+        torch's instance norm turns the data channels first and back, twice; here a copy each way lays examples side by
+        side. Batch norm sums up plainly, so the means are taken off beforehand: the result does not depend on them.
+        """
+        n, n_channels, sizes = x.shape[0], x.shape[-1], x.shape[1:-1]
+        rows = x.movedim(0, -2).reshape(math.prod(sizes), n * n_channels)
+        rows = rows - rows.detach().mean(0)
+        scale, offset = self.scale.repeat(n), self.offset.repeat(n)
+        y = torch.batch_norm(rows, scale, offset, None, None, True, 0.0, self.epsilon, False)
+        return y.view(*sizes, n, n_channels).movedim(-2, 0).contiguous()
 
     def extra_repr(self) -> str:
         return f"epsilon={self.epsilon}, act={shown(self.act)}"
@@ -326,16 +337,13 @@ class LayerNormLayer(Layer):
                     f"this layer normalises inputs whose last axes are {tuple(parameter.shape)}, got {shape}; make "
                     "another layer for another shape"
                 )
-        if len(own) == len(over):
-            return self.act(F.layer_norm(x, over, self.gamma, self.beta, self.epsilon))
-        y = F.layer_norm(x, over, None, None, self.epsilon)
-        if self.gamma is not None and self.beta is not None:
-            y = torch.addcmul(self.beta, y, self.gamma)
-        elif self.gamma is not None:
-            y = y * self.gamma
-        elif self.beta is not None:
-            y = y + self.beta
-        return self.act(y)
+        if len(own) > len(over):
+            y = F.layer_norm(x, over, None, None, self.epsilon)
+            y = y if self.gamma is None else y * self.gamma
+            return self.act(y if self.beta is None else y + self.beta)
+        # Weights as large as what is normalised let one kernel do it all; they are a batch's fraction of the data.
+        gamma, beta = (p if p is None or own == over else p.expand(over) for p in (self.gamma, self.beta))
+        return self.act(F.layer_norm(x, over, gamma, beta, self.epsilon))
 
     def extra_repr(self) -> str:
         axes = f"begin_norm_axis={self.begin_norm_axis}, begin_params_axis={self.begin_params_axis}"

@@ -64,26 +64,41 @@ class PadLayer(Layer):
             )
         if self.mode == "CONSTANT":
             return F.pad(x, [n for row in reversed(self.paddings) for n in row])
+        skip = int(self.mode == "REFLECT")
+        for axis, (before, after) in enumerate(self.paddings):
+            if max(before, after) > max(x.shape[axis] - skip, 0):
+                raise ValueError(
+                    f"axis {axis} of length {x.shape[axis]} can be mirrored by at most {max(x.shape[axis] - skip, 0)} "
+                    f"cells, got {(before, after)}; pad less, or use mode='CONSTANT'"
+                )
+        if skip and _has_a_kernel(x, self.paddings):
+            return _reflect(x, self.paddings[1:-1])
         for axis, (before, after) in enumerate(self.paddings):
             if before or after:
-                x = _mirror(x, axis, before, after, skip=int(self.mode == "REFLECT"))
+                x = _mirror(x, axis, before, after, skip)
         return x
 
     def extra_repr(self) -> str:
         return f"paddings={[list(row) for row in self.paddings]}, mode={self.mode}"
 
 
-def _mirror(x: Tensor, axis: int, before: int, after: int, skip: int) -> Tensor:
-    """Continue ``x`` by its mirror image, which begins ``skip`` cells from the edge.
+def _has_a_kernel(x: Tensor, paddings: tuple[tuple[int, int], ...]) -> bool:
+    """Whether torch can reflect this: sequences, images and volumes, not their batch or channels; on CUDA not whole
+    numbers, and not if told to be deterministic."""
+    inside = 3 <= x.dim() <= 5 and not any(paddings[0] + paddings[-1])
+    return inside and x.is_floating_point() and not (x.is_cuda and torch.are_deterministic_algorithms_enabled())
 
-    Torch mirrors trailing axes alone and never repeats the edge.
-    """
+
+def _reflect(x: Tensor, paddings: tuple[tuple[int, int], ...]) -> Tensor:
+    wide = x.unsqueeze(1) if x.dim() == 3 else x  # (N, 1, T, C): three axes have no channels_last memory
+    flat = [n for row in reversed(paddings) for n in row] + [0, 0] * (wide.dim() - x.dim())
+    y = F.pad(wide.movedim(-1, 1), flat, mode="reflect").movedim(1, -1).contiguous()  # CUDA's writes channels first
+    return y.squeeze(1) if x.dim() == 3 else y
+
+
+def _mirror(x: Tensor, axis: int, before: int, after: int, skip: int) -> Tensor:
+    """Continue ``x`` by its mirror image, which begins ``skip`` cells from the edge: any axis, any dtype."""
     n = x.shape[axis]
-    if max(before, after) > n - skip:
-        raise ValueError(
-            f"axis {axis} of length {n} can be mirrored by at most {n - skip} cells, got {(before, after)}; "
-            "pad less, or use mode='CONSTANT'"
-        )
     head = x.narrow(axis, skip, before).flip(axis)
     tail = x.narrow(axis, n - skip - after, after).flip(axis)
     return torch.cat([head, x, tail], axis)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from ..network import Network
 from .base import Layer
 from .padding import check_padding, inner, pair, same_padding
 
-_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_MAX = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}  # F's first choose whether to return indices
 _MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
@@ -51,7 +52,7 @@ class PoolLayer(Layer):
         self.window = inner(ksize, len(ksize), "ksize")
         self.stride = inner(strides, len(ksize), "strides")
         self.padding = check_padding(padding)
-        if pool in ("max", *_MAX.values()):
+        if pool in ("max", F.max_pool1d, F.max_pool2d, F.max_pool3d, *_MAX.values()):
             self.pool: Any = "max"
         elif pool in ("mean", "avg", *_MEAN.values()):
             self.pool = "mean"
@@ -81,17 +82,21 @@ def _pool(x: Tensor, kind: str, window: tuple[int, ...], stride: tuple[int, ...]
     SAME's odd cell "after" has to be had. Where windows skip (stride > 1), ``ceil_mode`` adds it; where they do not
     (stride 1, even window), padding the larger amount on both sides gives one output too many, the first.
     """
-    pads = [same_padding(n, k, s) if padding == "SAME" else (0, 0) for n, k, s in zip(x.shape[2:], window, stride)]
-    extra = [before < after and s == 1 for (before, after), s in zip(pads, stride)]
-    around = [after if more else before for (before, after), more in zip(pads, extra)]
     rank = len(window)
+    around, cut = [0] * rank, []
+    if padding == "SAME":
+        for i, (n, k, s) in enumerate(zip(x.shape[2:], window, stride)):
+            before, after = same_padding(n, k, s)
+            around[i] = before
+            if before < after and s == 1:
+                around[i] = after
+                cut.append(i + 2)
     if kind == "max":
-        y = _MAX[rank](x, window, stride, around, ceil_mode=padding == "SAME")
+        y = _MAX[rank](x, window, stride, around, 1, padding == "SAME")
     else:
-        y = _MEAN[rank](x, window, stride, around, ceil_mode=padding == "SAME", count_include_pad=False)
-    for axis, more in enumerate(extra, start=2):
-        if more:
-            y = y.narrow(axis, 1, y.shape[axis] - 1)
+        y = _MEAN[rank](x, window, stride, around, padding == "SAME", False)  # padded cells do not count
+    for axis in cut:
+        y = y.narrow(axis, 1, y.shape[axis] - 1)
     return y
 
 

@@ -1,4 +1,4 @@
-"""Images made larger or smaller, with the pixel coordinates of TensorFlow 1."""
+"""Images made larger or smaller, with the pixel coordinates of TensorFlow 1, and sequences made longer."""
 
 from __future__ import annotations
 
@@ -278,8 +278,7 @@ class SubpixelConv2d(Layer):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if not isinstance(scale, int) or scale < 1:
-            raise ValueError(f"scale is a positive whole number, got {scale!r}")
+        _check_scale(scale)
         if n_out_channel is not None and n_out_channel < 1:
             raise ValueError(f"n_out_channel is a positive number of channels, or None, got {n_out_channel}")
         self.scale, self.n_out_channel, self.act = scale, n_out_channel, act
@@ -297,5 +296,57 @@ class SubpixelConv2d(Layer):
         return y if self.act is None else self.act(y)
 
     def extra_repr(self) -> str:
-        act = "" if self.act is None else f", act={shown(self.act)}"
-        return f"scale={self.scale}, n_out_channel={self.n_out_channel}{act}"
+        return f"scale={self.scale}, n_out_channel={self.n_out_channel}{_shown_act(self.act)}"
+
+
+class SubpixelConv1d(Layer):
+    """Channels moved into the length: ``act(x)`` with ``scale`` times the steps.
+
+    Channel ``j * C' + c`` becomes channel ``c`` of step ``j`` within each block, TensorFlow's order, so that nothing
+    moves in memory; ``F.pixel_shuffle`` would take ``c * scale + j`` instead.
+
+    Args:
+        scale: how many times longer.
+        act: applied to the result.
+
+    Shape:
+        ``(N, L, C' * scale) -> (N, L * scale, C')``.
+
+    Reference:
+        Shi et al. 2016, arXiv:1609.05158; for audio Kuleshov et al. 2017, arXiv:1708.00853.
+
+    >>> import torch, torchlayer as tl
+    >>> tl.layers.SubpixelConv1d(scale=2)(torch.arange(8.0).view(1, 2, 4)).squeeze()
+    tensor([[0., 1.],
+            [2., 3.],
+            [4., 5.],
+            [6., 7.]])
+    """
+
+    def __init__(self, layer: None = None, scale: int = 2, act: Activation | None = None, name: str | None = None):
+        super().__init__(name=name)
+        _check_scale(scale)
+        self.scale, self.act = scale, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 3:
+            raise ValueError(f"SubpixelConv1d needs a 3-D input (N, L, C), got {tuple(x.shape)}")
+        if x.shape[2] < 1 or x.shape[2] % self.scale:
+            raise ValueError(
+                f"scale={self.scale} needs a multiple of {self.scale} channels, got {x.shape[2]}; "
+                "change the layer before"
+            )
+        y = x.unflatten(2, (self.scale, -1)).flatten(1, 2)  # (N, L * scale, C')
+        return y if self.act is None else self.act(y)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}{_shown_act(self.act)}"
+
+
+def _check_scale(scale: int) -> None:
+    if not isinstance(scale, int) or scale < 1:
+        raise ValueError(f"scale is a positive whole number, got {scale!r}")
+
+
+def _shown_act(act: Activation | None) -> str:
+    return "" if act is None else f", act={shown(act)}"
