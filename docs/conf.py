@@ -4,6 +4,8 @@ from sphinx.pycode.parser import VariableCommentPicker
 
 from torchlayer._version import __version__
 from torchlayer.layers import Layer
+from torchlayer.layers._two_inputs import _TwoInputLayer
+from torchlayer.layers.dynamic import Dynamic
 
 project = "torchlayer"
 release = __version__
@@ -33,7 +35,7 @@ napoleon_use_rtype = False
 
 # Pages say what to pass. Overloads and Layer.__new__, which autodoc would show instead, say what a call returns.
 VariableCommentPicker.is_overload = lambda self, decorators: False
-del Layer.__new__
+del Layer.__new__, _TwoInputLayer.__new__, Dynamic.__new__
 
 
 def show_network(app, what, name, obj, options, signature, returns):
@@ -46,7 +48,7 @@ def show_network(app, what, name, obj, options, signature, returns):
 def show_public_base(app, name, obj, options, bases):
     """What a class takes from a private one is its own business; the page names what stands behind both."""
     for i, base in enumerate(bases):
-        while base.__name__.startswith("_"):
+        while base.__name__.startswith("_") or "._" in base.__module__:
             base = base.__bases__[0]
         bases[i] = base
 
@@ -57,8 +59,9 @@ def setup(app):
 
 
 nitpick_ignore_regex = [
+    (r"py:class", r"torchlayer\.layers\._.*"),  # a private file, named in an annotation
     # other projects, whose pages would have to be downloaded to be linked to
     ("py:.*", r"(torch|numpy|np|matplotlib|collections|pathlib|random|os)\..*"),
     # names in annotations that autodoc cannot evaluate, since one of them is only imported for type checkers; a TypeVar
-    ("py:class", r"Figure|Path|Shape|.*\.T"),
+    ("py:class", r"Figure|Path|Shape|Tensor|.*\.T"),
 ]

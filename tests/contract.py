@@ -25,6 +25,7 @@ class Row:
     inputs: tuple[tuple[int | None, ...], ...]
     dtype: torch.dtype = torch.float32  # of the inputs; ids are below 5
     needs_network: bool = False  # meaningful only on a network, as a decoder is
+    fullgraph: bool = True  # compiles as one graph; torch's own recurrences run between two
 
     def tensors(self, n: int, device: str = "cpu") -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(n)
@@ -51,7 +52,17 @@ def _recon(net: Any) -> Any:
     return L.ReconLayer(L.DenseLayer(net, n_units=4, act=torch.sigmoid, name="encoder"), n_units=5, name="recon")
 
 
+def _regions(x: torch.Tensor) -> torch.Tensor:
+    corners = torch.tensor([0, 1, 4, 5], device=x.device) + (x[:, 0, 0, :1] > 0).long()
+    return torch.cat([torch.arange(x.shape[0], device=x.device)[:, None], corners], 1)
+
+
+def _roi_pooling(net: Any) -> Any:
+    return L.ROIPoolingLayer(net, L.LambdaLayer(net, fn=_regions, name="regions"), 3, 2, name="a")
+
+
 IMAGE = ((None, 7, 6, 3),)
+STEPS = ((None, 4, 3),)
 ROWS = [
     Row("dense", L.DenseLayer, lambda n: L.DenseLayer(n, n_units=4, act=torch.tanh, name="a"), ((None, 5),)),
     Row("dense_no_bias", L.DenseLayer, lambda n: L.DenseLayer(n, n_units=4, b_init=None, name="a"), ((None, 5),)),
@@ -175,6 +186,24 @@ ROWS = [
     Row("group", L.GroupConv2d, lambda n: L.GroupConv2d(n, 6, n_group=3, name="a"), IMAGE),
     Row("depthwise", L.DepthwiseConv2d, lambda n: L.DepthwiseConv2d(n, depth_multiplier=2, name="a"), IMAGE),
     Row("separable", L.SeparableConv2dLayer, lambda n: L.SeparableConv2dLayer(n, 4, strides=2, name="a"), IMAGE),
+    Row("conv1d_same_fixed", L.Conv1dLayer, lambda n: L.Conv1d(n, 4, 3, act=torch.tanh, name="a"), ((None, 9, 3),)),
+    Row("conv2d_symmetric", L.Conv2dLayer, lambda n: L.Conv2d(n, 4, act=torch.tanh, name="a"), IMAGE),
+    Row(
+        "atrous1d",
+        L.Conv1dLayer,
+        lambda n: L.AtrousConv1dLayer(n, 4, dilation=3, act=torch.tanh, name="a"),
+        ((None, 9, 3),),
+    ),
+    Row("separable1d", L.SeparableConv1d, lambda n: L.SeparableConv1d(n, 4, strides=2, name="a"), ((None, 9, 3),)),
+    Row("separable_later_name", L.SeparableConv2d, lambda n: L.SeparableConv2d(n, 4, padding="SAME", name="a"), IMAGE),
+    Row("deconv_odd", L.DeConv2dLayer, lambda n: L.DeConv2d(n, 4, 3, act=torch.tanh, name="a"), IMAGE),
+    Row("deconv3d_short", L.DeConv3dLayer, lambda n: L.DeConv3d(n, 4, strides=1, name="a"), ((None, 3, 4, 5, 3),)),
+    Row(
+        "atrous_deconv",
+        L.AtrousDeConv2dLayer,
+        lambda n: L.AtrousDeConv2dLayer(n, [3, 2, 4, 3], padding="VALID", name="a"),
+        IMAGE,
+    ),
     Row("batch_norm", L.BatchNormLayer, lambda n: L.BatchNormLayer(n, act=torch.tanh, name="a"), IMAGE),
     Row("batch_norm_flat", L.BatchNormLayer, lambda n: L.BatchNormLayer(n, name="a"), ((None, 5),)),
     Row("batch_norm_steps", L.BatchNormLayer, lambda n: L.BatchNormLayer(n, name="a"), ((None, 4, 5),)),
@@ -211,6 +240,112 @@ ROWS = [
         torch.int64,
     ),
     Row("one_hot", L.OneHotInputLayer, lambda n: L.OneHotInputLayer(n, depth=5, name="a"), ((None, 3),), torch.int32),
+    Row(
+        "time_distributed",
+        L.TimeDistributedLayer,
+        lambda n: L.TimeDistributedLayer(n, L.DenseLayer, {"n_units": 4, "act": torch.tanh, "name": "dense"}, name="a"),
+        ((None, 3, 5),),
+    ),
+    Row(
+        "time_distributed_images",
+        L.TimeDistributedLayer,
+        lambda n: L.TimeDistributedLayer(n, L.Conv2d, {"n_filter": 4, "strides": 2}, name="a"),
+        ((None, 2, 7, 6, 3),),
+    ),
+    Row(
+        "time_distributed_norm",
+        L.TimeDistributedLayer,
+        lambda n: L.TimeDistributedLayer(n, L.BatchNormLayer, name="a"),
+        ((None, 3, 5),),
+    ),
+    Row(
+        "time_distributed_list",
+        L.TimeDistributedLayer,
+        lambda n: L.TimeDistributedLayer(n, nn.Linear, {"in_features": 5, "out_features": 4}, name="a"),
+        ((None, 5),) * 3,
+    ),
+    Row("maxout", L.MaxoutLayer, lambda n: L.MaxoutLayer(n, n_units=4, n_pieces=3, name="a"), ((None, 5),)),
+    Row("maxout_no_bias", L.MaxoutLayer, lambda n: L.MaxoutLayer(n, n_units=4, b_init=None, name="a"), ((None, 5),)),
+    Row("select", L.SelectLayer, lambda n: L.SelectLayer(n, index=-1, axis=1, name="a"), IMAGE),
+    Row(
+        "subpixel_1d",
+        L.SubpixelConv1d,
+        lambda n: L.SubpixelConv1d(n, scale=2, act=torch.tanh, name="a"),
+        ((None, 5, 6),),
+    ),
+    Row("prelu6", L.PRelu6Layer, lambda n: L.PRelu6Layer(n, name="a"), IMAGE),
+    Row("prelu6_shared", L.PRelu6Layer, lambda n: L.PRelu6Layer(n, channel_shared=True, name="a"), IMAGE),
+    Row("ptrelu6", L.PTRelu6Layer, lambda n: L.PTRelu6Layer(n, name="a"), IMAGE),
+    Row(
+        "deformable",
+        L.DeformableConv2d,
+        lambda n: L.DeformableConv2d(n, n_filter=4, filter_size=(3, 2), act=torch.tanh, name="a"),
+        (*IMAGE, (None, 7, 6, 12)),
+    ),
+    Row(
+        "deformable_no_bias",
+        L.DeformableConv2d,
+        lambda n: L.DeformableConv2d(n, n_filter=4, filter_size=1, b_init=None, name="a"),
+        (*IMAGE, (None, 7, 6, 2)),
+    ),
+    Row(
+        "spatial_transformer",
+        L.SpatialTransformer2dAffineLayer,
+        lambda n: L.SpatialTransformer2dAffineLayer(n, out_size=(5, 4), name="a"),
+        (*IMAGE, (None, 5)),
+    ),
+    Row(
+        "spatial_transformer_image",
+        L.SpatialTransformer2dAffineLayer,
+        lambda n: L.SpatialTransformer2dAffineLayer(n, act=torch.tanh, name="a"),
+        (*IMAGE, (None, 2, 3, 2)),
+    ),
+    Row("roi_pooling", L.ROIPoolingLayer, _roi_pooling, IMAGE, needs_network=True),
+    Row("rnn_lstm", L.RNNLayer, lambda n: L.RNNLayer(n, L.BasicLSTMCell, n_hidden=4, name="a"), STEPS, fullgraph=False),
+    Row("rnn_gru", L.RNNLayer, lambda n: L.RNNLayer(n, L.GRUCell, n_hidden=4, return_last=True, name="a"), STEPS),
+    Row(
+        "rnn_vanilla", L.RNNLayer, lambda n: L.RNNLayer(n, L.BasicRNNCell, n_hidden=4, name="a"), STEPS, fullgraph=False
+    ),
+    Row(
+        "rnn_cudnn_gru",
+        L.RNNLayer,
+        lambda n: L.RNNLayer(n, L.CudnnCompatibleGRUCell, n_hidden=4, name="a"),
+        STEPS,
+        fullgraph=False,
+    ),
+    Row(
+        "rnn_peepholes",
+        L.RNNLayer,
+        lambda n: L.RNNLayer(n, L.LSTMCell, {"use_peepholes": True, "num_proj": 2}, n_hidden=4, name="a"),
+        STEPS,
+    ),
+    Row(
+        "birnn",
+        L.BiRNNLayer,
+        lambda n: L.BiRNNLayer(n, L.BasicLSTMCell, n_hidden=4, n_layer=2, name="a"),
+        STEPS,
+        fullgraph=False,
+    ),
+    Row(
+        "dynamic_rnn",
+        L.DynamicRNNLayer,
+        lambda n: L.DynamicRNNLayer(n, L.BasicLSTMCell, n_hidden=4, n_layer=2, name="a"),
+        STEPS,
+        fullgraph=False,
+    ),
+    Row(
+        "dynamic_rnn_loop",
+        L.DynamicRNNLayer,
+        lambda n: L.DynamicRNNLayer(n, L.GRUCell, n_hidden=4, return_last=True, name="a"),
+        STEPS,
+    ),
+    Row(
+        "bi_dynamic_rnn",
+        L.BiDynamicRNNLayer,
+        lambda n: L.BiDynamicRNNLayer(n, L.BasicLSTMCell, n_hidden=4, return_last=True, name="a"),
+        STEPS,
+        fullgraph=False,
+    ),
 ]
 
 ABSTRACT = {L.Layer}

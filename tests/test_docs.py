@@ -14,7 +14,7 @@ import torchlayer as tl
 ROOT = Path(__file__).resolve().parent.parent
 API = ROOT / "docs" / "api"
 PACKAGE = Path(tl.__file__).parent
-GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "layers").glob("*.md"))]
 
 DIRECTIVE = re.compile(r"^\.\. (auto|current)(\w+):: (\S+)((?:\n   :.*)*)", re.MULTILINE)
 

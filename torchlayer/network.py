@@ -178,7 +178,9 @@ class Network(nn.Module):
             (f"{owner}.{name}", tensor)
             for owner in owners
             for layer in [self.get_submodule(owner)]
+            for saved in [layer.state_dict()]
             for name, tensor in (*layer.named_parameters(), *layer.named_buffers())
+            if name in saved  # not what is derived from a setting
         ]
 
 

@@ -7,6 +7,9 @@ convolution's is ``(h, w, in, out)``. Where a layer holds a parameter otherwise 
     class Conv2dLayer(Layer):
         npz_axes: ClassVar = {"W": (2, 3, 1, 0)}  # file = W.permute(2, 3, 1, 0)
 
+A recurrent cell, for which the original's files hold one matrix for input and state together, has ``n_arrays`` and
+``from_original`` instead, for reading them.
+
 An entry ``__torchlayer__`` holds JSON that says which arrays there are, which were permuted and which have a dtype that
 NumPy lacks; the others are plain arrays that ``numpy.load`` reads. Nothing is pickled.
 """
@@ -18,6 +21,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, SupportsIndex, overload
 
 import numpy as np
@@ -328,6 +332,7 @@ def _assign(given: list[_Stored], network: nn.Module, strict: bool, by_name: boo
         by_names = {a.name: a for a in given}
         pairs = [(by_names[e.name], e) for e in needed if e.name in by_names]
     else:
+        given = _split(given, needed, network)
         pairs = list(zip(given, needed))
     values = {e.name: a.numbers() for a, e in pairs}
     views = {e.name: _as_file_lies(e, a.axes) for a, e in pairs}  # of the network's own memory
@@ -347,6 +352,24 @@ def _assign(given: list[_Stored], network: nn.Module, strict: bool, by_name: boo
     with torch.no_grad():
         for name, view in views.items():
             view.copy_(values[name])
+
+
+def _split(given: list[_Stored], needed: list[_Entry], network: nn.Module) -> list[_Stored]:
+    """The arrays one for each parameter, where the original keeps one for several, in a recurrent cell."""
+    rest, result = list(given), []
+    for path, group in groupby(needed, key=lambda entry: entry.name.rpartition(".")[0]):
+        entries, owner = list(group), network.get_submodule(path)
+        from_original = getattr(owner, "from_original", None)
+        n = getattr(owner, "n_arrays", len(entries))
+        as_here = [a.array.shape for a in rest[: len(entries)]] == [e.tensor.shape for e in entries]
+        if from_original is None or as_here or len(rest) < n:
+            n = len(entries)
+            result += rest[:n]
+        else:
+            parts = from_original([a.array for a in rest[:n]])
+            result += [_Stored(e.name, parts[e.name.rpartition(".")[2]], None, None) for e in entries]
+        rest = rest[n:]
+    return result + rest
 
 
 def _as_file_lies(entry: _Entry, axes: Axes | None) -> Tensor:

@@ -67,15 +67,21 @@ class Layer(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        for key, p in self._parameters.items():
-            if isinstance(p, UninitializedParameter) and prefix + key in state_dict:
-                p.materialize(state_dict[prefix + key].shape)
-                self._sized_by_loading = True
+        lazy = (name for name, p in self.named_parameters() if is_lazy(p))
+        self._sized_by_loading |= any(prefix + name in state_dict for name in lazy)
+        size_as_loaded(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _build_on_first_call(layer: Layer, inputs: tuple[Tensor, ...]) -> None:
     layer.ensure_built(*(tuple(x.shape) for x in inputs))
+
+
+def size_as_loaded(module: nn.Module, state_dict: Mapping[str, Any], prefix: str) -> None:
+    """Give a module's own parameters the sizes of what is about to be loaded into them."""
+    for name, p in module._parameters.items():
+        if isinstance(p, UninitializedParameter) and prefix + name in state_dict:
+            p.materialize(state_dict[prefix + name].shape)
 
 
 def fill(
