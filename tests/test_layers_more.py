@@ -94,7 +94,7 @@ ERRORS = [
     (lambda: MultiplexerLayer()(*TWO), ValueError, "the inputs must have one shape"),
     (lambda: EmbeddingInputlayer(vocabulary_size=0), ValueError, "are at least 1, got 0 and 200"),
     (lambda: EmbeddingInputlayer(vocabulary_size=2)(X), TypeError, "ids are int64 or int32, got torch.float32; give"),
-    (lambda: AverageEmbeddingInputlayer(vocabulary_size=2)(WORDS[0]), ValueError, r"2-D input of ids \(N, T\)"),
+    (lambda: AverageEmbeddingInputlayer(vocabulary_size=2)(WORDS[0]), ValueError, r"shape \(N, T\), got \(3,\)"),
     (lambda: OneHotInputLayer(), ValueError, "depth is the number of places and at least 1, got None"),
     (lambda: PReluLayer(tl.layers.InputLayer((4, None))), ValueError, "give InputLayer that length, or channel_shared"),
 ]

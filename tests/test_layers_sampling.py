@@ -423,11 +423,6 @@ ERRORS = [
         r"a 2-D convolution needs an input of shape .*, got \(5, 6, 3\)",
     ),
     (
-        lambda: DeformableConv2d()(IMAGES[:, :0], torch.zeros(2, 0, 6, 18)),
-        ValueError,
-        r"the image has no pixels, got \(2, 0, 6, 3\)",
-    ),
-    (
         lambda: DeformableConv2d()(IMAGES, torch.zeros(2, 5, 6, 18, dtype=torch.int64)),
         TypeError,
         "an image and its offsets are floating point, got torch.float32 and torch.int64",
@@ -499,7 +494,7 @@ ERRORS = [
     (
         lambda: SpatialTransformer2dAffineLayer()(IMAGES[0], torch.zeros(2, 4)),
         ValueError,
-        r"a spatial transformer needs images of shape \(N, H, W, C\), got \(5, 6, 3\)",
+        r"a spatial transformer needs images \(N, H, W, C\), got \(5, 6, 3\)",
     ),
     (lambda: ROIPoolingLayer(pool_width=0), ValueError, "pool_height and pool_width are at least 1, got 2 and 0"),
     (
@@ -516,7 +511,6 @@ ERRORS = [
     (lambda: ROIPoolingLayer()(IMAGES, BOXES[0]), ValueError, r"rois has shape \(R, 5\), .* got \(5,\)"),
     (lambda: ROIPoolingLayer()(IMAGES.int(), BOXES), TypeError, "the images are floating point, got torch.int32"),
     (lambda: ROIPoolingLayer()(IMAGES[0], BOXES), ValueError, r"\(N, H, W, C\), got \(5, 6, 3\)"),
-    (lambda: ROIPoolingLayer()(IMAGES[:, :0], BOXES), ValueError, r"no pixels, got \(2, 0, 6, 3\)"),
     (
         lambda: ROIPoolingLayer(STACKED[0], rois=BOXES),
         TypeError,

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from ..initializers import constant
 from ..network import Shape
-from .base import Layer, fill
-from .normalization import refuse_integers
+from .base import Layer, fill, refuse_integers
 
 
 class PReluLayer(Layer):

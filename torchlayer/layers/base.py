@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -59,6 +59,7 @@ class Layer(nn.Module):
     def ensure_built(self, *shapes: Shape) -> Self:
         """Call :meth:`build` unless the layer has its sizes already (built before, or loaded)."""
         if self._first_call is not None:
+            refuse_empty(shapes)
             if any(map(is_lazy, self.parameters())) or not self._sized_by_loading:
                 with torch.no_grad():
                     self.build(*shapes)
@@ -108,6 +109,23 @@ def fill(
         if values.dim() and values.shape != parameter.shape:
             raise ValueError(f"initial values of shape {tuple(values.shape)} do not fit a parameter of shape {shape}")
         parameter.copy_(values)
+
+
+def refuse_integers(x: Tensor, what: str) -> None:
+    """Raise ``TypeError`` unless ``x`` is of a floating dtype."""
+    if not x.is_floating_point():
+        raise TypeError(f"{what} takes floating-point numbers, got {x.dtype}; convert with x.float()")
+
+
+def refuse_empty(shapes: Sequence[Shape]) -> None:
+    """Raise ``ValueError`` if an axis behind the batch has length 0."""
+    for shape in shapes:
+        for axis, length in enumerate(shape[1:], start=1):
+            if length == 0:
+                raise ValueError(
+                    f"axis {axis} of {shape} has length 0, so there is nothing to compute with; "
+                    "every axis but the batch needs a length of at least 1"
+                )
 
 
 def has_bias(b_init: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..activation import identity
 from ..initializers import constant, truncated_normal
 from ..network import Shape
-from .base import Activation, Layer, fill, has_bias, shown
+from .base import Activation, Layer, fill, has_bias, refuse_integers, shown
 
 
 class DenseLayer(Layer):
@@ -72,6 +72,7 @@ class DenseLayer(Layer):
         """``x @ W + b`` with this layer's bias."""
         if x.dim() != 2 or x.shape[1] != W.shape[0]:
             _width(tuple(x.shape), W.shape[0])
+        refuse_integers(x, "a dense layer")
         return x @ W if self.b is None else torch.addmm(self.b, x, W)
 
     def extra_repr(self) -> str:

@@ -89,7 +89,9 @@ class AverageEmbeddingInputlayer(EmbeddingInputlayer):
 
     def forward(self, ids: Tensor) -> Tensor:
         if ids.dim() != 2:
-            raise ValueError(f"an average embedding needs a 2-D input of ids (N, T), got {tuple(ids.shape)}")
+            raise ValueError(
+                f"an average embedding needs ids of shape (N, T), got {tuple(ids.shape)}; stack a ReshapeLayer first"
+            )
         real = (ids != self.pad_value).unsqueeze(-1)  # (N, T, 1)
         total = (super().forward(ids) * real).sum(1)  # (N, D)
         return total / real.sum(1).clamp(min=1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..network import Network
-from .base import Layer
+from .base import Layer, refuse_empty, refuse_integers
 from .pooling import PoolLayer
 
 _SHAPES = {1: "(N, T, C)", 2: "(N, H, W, C)", 3: "(N, D, H, W, C)"}
@@ -22,8 +22,10 @@ class _GlobalPool(Layer):
         """All axes but the batch's and the channels'."""
         if x.dim() != self.rank + 2:
             raise ValueError(
-                f"{type(self).__name__} needs a {self.rank + 2}-D input {_SHAPES[self.rank]}, got {tuple(x.shape)}"
+                f"{type(self).__name__} needs a {self.rank + 2}-D input {_SHAPES[self.rank]}, got {tuple(x.shape)}; "
+                "stack a ReshapeLayer first"
             )
+        refuse_empty([tuple(x.shape)])
         return tuple(range(1, self.rank + 1))
 
 
@@ -40,6 +42,7 @@ class _GlobalMax(_GlobalPool):
 
 class _GlobalMean(_GlobalPool):
     def forward(self, x: Tensor) -> Tensor:
+        refuse_integers(x, "a mean")
         return x.mean(self._axes(x))
 
 

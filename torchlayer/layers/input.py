@@ -25,7 +25,7 @@ def InputLayer(  # it reads as a layer and is one: the empty network
 
     Raises:
         TypeError: ``inputs`` is neither a shape nor a tensor.
-        ValueError: a length is negative.
+        ValueError: a length is negative, or 0 behind the batch.
 
     >>> import torchlayer as tl
     >>> tl.layers.InputLayer((None, 28, 28, 1)).outputs.shape
@@ -39,6 +39,10 @@ def InputLayer(  # it reads as a layer and is one: the empty network
         raise TypeError(f"InputLayer '{name}' takes a shape such as (None, 784), or a tensor, got {inputs!r}")
     if any(n is not None and n < 0 for n in spec.shape):
         raise ValueError(f"InputLayer '{name}' got the shape {spec.shape}; write None for a length that varies")
+    if 0 in spec.shape[1:]:
+        raise ValueError(
+            f"InputLayer '{name}' takes lengths of at least 1, got {spec.shape}; None is a length that varies"
+        )
     if not isinstance(spec.dtype, torch.dtype):
         raise TypeError(f"InputLayer '{name}' takes a torch.dtype, got dtype={dtype!r}")
     if "." in name or not name:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Layer
-from .normalization import refuse_integers
+from .base import Layer, refuse_integers
 
 
 class LocalResponseNormLayer(Layer):

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ..initializers import constant, truncated_normal
 from ..network import Shape
-from .base import Layer, fill, has_bias
-from .normalization import refuse_integers
+from .base import Layer, fill, has_bias, refuse_integers
 
 
 class MaxoutLayer(Layer):

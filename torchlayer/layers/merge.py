@@ -31,6 +31,11 @@ class ConcatLayer(Layer):
         self.concat_dim = concat_dim
 
     def forward(self, *xs: Tensor) -> Tensor:
+        if not -xs[0].dim() <= self.concat_dim < xs[0].dim():
+            raise ValueError(
+                f"there is no axis concat_dim={self.concat_dim} in inputs of shape {[tuple(x.shape) for x in xs]}; "
+                "StackLayer joins along a new one"
+            )
         return torch.cat(xs, dim=self.concat_dim)
 
     def extra_repr(self) -> str:
@@ -68,4 +73,4 @@ class ElementwiseLayer(Layer):
 def check_one_shape(xs: tuple[Tensor, ...]) -> None:
     """Raise ``ValueError`` unless all tensors have one shape."""
     if any(x.shape != xs[0].shape for x in xs):
-        raise ValueError(f"the inputs must have one shape, got {[tuple(x.shape) for x in xs]}")
+        raise ValueError(f"the inputs must have one shape, got {[tuple(x.shape) for x in xs]}; reshape or pad them")

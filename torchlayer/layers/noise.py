@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Layer
+from .base import Layer, refuse_integers
 
 
 class DropoutLayer(Layer):
@@ -46,6 +46,7 @@ class DropoutLayer(Layer):
         self.is_train = is_train
 
     def forward(self, x: Tensor) -> Tensor:
+        refuse_integers(x, "dropout")
         return F.dropout(x, 1 - self.keep, self.training and self.is_train)
 
     def extra_repr(self) -> str:
@@ -79,6 +80,7 @@ class GaussianNoiseLayer(Layer):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.is_train):
             return x
+        refuse_integers(x, "noise")
         return x + torch.randn_like(x).mul_(self.stddev).add_(self.mean)
 
     def extra_repr(self) -> str:

@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from ..activation import identity
 from ..initializers import constant, random_normal, truncated_normal
 from ..network import Shape
-from .base import Activation, Layer, fill, shown
+from .base import Activation, Layer, fill, refuse_integers, shown
 
 
 class BatchNormLayer(Layer):
@@ -318,7 +318,7 @@ class LayerNormLayer(Layer):
         if any(not n for n in own):
             raise ValueError(
                 f"layer normalisation needs to know the axes from begin_params_axis={self.begin_params_axis} on, and "
-                f"none of them empty, got {shape}"
+                f"none of them empty, got {shape}; give InputLayer those lengths"
             )
         sizes = tuple(n for n in own if n is not None)
         if self.beta is not None:
@@ -360,16 +360,12 @@ def _channels(shape: Shape, ranks: tuple[int, int], what: str, expected: int | N
         )
     n_channels = shape[-1]
     if not n_channels:
-        raise ValueError(f"{what} needs a known number of channels, at least one, got {shape}")
+        raise ValueError(
+            f"{what} needs a known number of channels, at least one, got {shape}; give InputLayer that length"
+        )
     if expected is not None and n_channels != expected:
         raise ValueError(f"this layer normalises {expected} channels, got an input of shape {shape} with {n_channels}")
     return n_channels
-
-
-def refuse_integers(x: Tensor, what: str) -> None:
-    """Raise ``TypeError`` unless ``x`` is of a floating dtype."""
-    if not x.is_floating_point():
-        raise TypeError(f"{what} takes floating-point numbers, got {x.dtype}; convert with x.float()")
 
 
 def _axis(axis: int, shape: Sequence[int | None], what: str) -> int:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..network import Network
-from .base import Layer
+from .base import Layer, refuse_integers
 from .padding import check_padding, inner, pair, same_padding
 
 _MAX = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}  # F's first choose whether to return indices
@@ -64,10 +64,12 @@ class PoolLayer(Layer):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != len(self.window) + 2:
             raise ValueError(
-                f"ksize {[1, *self.window, 1]} needs a {len(self.window) + 2}-D input, got {tuple(x.shape)}"
+                f"ksize {[1, *self.window, 1]} needs a {len(self.window) + 2}-D input, got {tuple(x.shape)}; "
+                "stack a ReshapeLayer first"
             )
         if not isinstance(self.pool, str):
             return self.pool(x, [1, *self.window, 1], [1, *self.stride, 1], self.padding)
+        refuse_integers(x, "pooling")
         return _pool(x.movedim(-1, 1), self.pool, self.window, self.stride, self.padding).movedim(1, -1)
 
     def extra_repr(self) -> str:

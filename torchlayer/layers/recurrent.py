@@ -275,7 +275,10 @@ def _width(shape: Shape, expected: int | None = None) -> int:
     if len(shape) != 3:
         raise ValueError(f"a recurrent layer reads sequences (N, T, D), got {shape}; a ReshapeLayer makes them 3-D")
     if shape[1] == 0 or not shape[2]:
-        raise ValueError(f"a recurrent layer needs at least one step and a known, non-zero width, got {shape}")
+        raise ValueError(
+            f"a recurrent layer needs at least one step and a known, non-zero width, got {shape}; "
+            "give InputLayer that length"
+        )
     if expected is not None and shape[2] != expected:
         raise ValueError(f"this recurrent layer was sized for inputs of width {expected}, got {shape}")
     return shape[2]

@@ -183,7 +183,9 @@ class _ResamplingLayer(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() not in (3, 4):
-            raise ValueError(f"resampling needs (N, H, W, C) or (H, W, C), got {tuple(x.shape)}")
+            raise ValueError(
+                f"resampling needs (N, H, W, C) or (H, W, C), got {tuple(x.shape)}; stack a ReshapeLayer first"
+            )
         images = x if x.dim() == 4 else x[None]
         height, width = self._target(images.shape[1], images.shape[2])
         y = resize(images, (height, width), self.method, self.align_corners, self.half_pixel_centers)
@@ -285,7 +287,9 @@ class SubpixelConv2d(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
-            raise ValueError(f"SubpixelConv2d needs a 4-D input (N, H, W, C), got {tuple(x.shape)}")
+            raise ValueError(
+                f"SubpixelConv2d needs a 4-D input (N, H, W, C), got {tuple(x.shape)}; stack a ReshapeLayer first"
+            )
         block = self.scale**2
         left = x.shape[-1] // block if self.n_out_channel is None else self.n_out_channel
         if left < 1 or x.shape[-1] != left * block:
@@ -330,7 +334,9 @@ class SubpixelConv1d(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 3:
-            raise ValueError(f"SubpixelConv1d needs a 3-D input (N, L, C), got {tuple(x.shape)}")
+            raise ValueError(
+                f"SubpixelConv1d needs a 3-D input (N, L, C), got {tuple(x.shape)}; stack a ReshapeLayer first"
+            )
         if x.shape[2] < 1 or x.shape[2] % self.scale:
             raise ValueError(
                 f"scale={self.scale} needs a multiple of {self.scale} channels, got {x.shape[2]}; "

@@ -57,7 +57,9 @@ class TileLayer(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != len(self.multiples):
-            raise ValueError(f"multiples {list(self.multiples)} needs one number for each of {x.dim()} axes")
+            raise ValueError(
+                f"multiples {list(self.multiples)} needs one number for each of {x.dim()} axes; 1 keeps an axis"
+            )
         return x.tile(self.multiples)
 
     def extra_repr(self) -> str:
@@ -83,7 +85,9 @@ class TransposeLayer(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != len(self.perm):
-            raise ValueError(f"perm {list(self.perm)} orders {len(self.perm)} axes, the input has {x.dim()}")
+            raise ValueError(
+                f"perm {list(self.perm)} orders {len(self.perm)} axes, the input has {x.dim()}; name each once"
+            )
         return x.permute(self.perm)
 
     def extra_repr(self) -> str:

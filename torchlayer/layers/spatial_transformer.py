@@ -185,7 +185,7 @@ def _corners(at: Tensor, n: int) -> Corners:
 
 def _check_images(shape: Shape) -> None:
     if len(shape) != 4:
-        raise ValueError(f"a spatial transformer needs images of shape (N, H, W, C), got {shape}")
+        raise ValueError(f"a spatial transformer needs images (N, H, W, C), got {shape}; stack a ReshapeLayer first")
     if 0 in shape[1:3]:
         raise ValueError(f"the images have no pixels, got {shape}")
 
