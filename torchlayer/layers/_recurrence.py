@@ -205,7 +205,8 @@ def _compact(stacks: Sequence[CellStack], kind: str, weights: list[Tensor], n_in
     addresses = tuple(w.data_ptr() for w in weights)
     if addresses == getattr(stacks[0], "_block", None) or not torch.backends.cudnn.is_acceptable(weights[0]):
         return
-    if len(set(addresses)) == len(weights) and len({w.dtype for w in weights}) == 1:
+    own = all(w.is_leaf for w in weights)  # and not what torch.func.functional_call put in their place
+    if own and len(set(addresses)) == len(weights) and len({w.dtype for w in weights}) == 1:
         with torch.no_grad(), torch.cuda.device_of(weights[0]):
             mode, hidden = get_cudnn_mode(kind.upper()), stacks[0].cells()[0].num_units
             both_ways = len(stacks) == 2
