@@ -20,6 +20,7 @@ from . import rein as rein
 from . import utils as utils
 from . import visualize as visualize
 from ._version import __version__ as __version__
+from .carry import Carry as Carry
 from .network import Network as Network
 from .step import TrainStep as TrainStep
 

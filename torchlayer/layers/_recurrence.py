@@ -55,8 +55,8 @@ def run(
     stack: CellStack, x: Tensor, state: State | None, lengths: Tensor | None, keep: Keep, with_state: bool
 ) -> tuple[Tensor, State | None]:
     """Outputs ``(N, T, H)`` of the top cell, and the state at each sequence's end if it is asked for."""
-    stateless = with_state and lengths is not None and torch.compiler.is_exporting()  # since masked
-    if not stack.fused or stateless:
+    stateless = with_state and lengths is not None and not packable(lengths, with_state)  # since masked
+    if not stack.fused or stateless or x.is_meta:  # where torch's recurrence would go through all steps in Python
         return _looped(stack, x, state, lengths, keep)
     y, states = run_fused([stack], x, None if state is None else [state], lengths, keep, with_state)
     return y, None if states is None else states[0]
@@ -103,8 +103,14 @@ def _uncompiled(*args: Any) -> tuple[Tensor, list[State] | None]:
 
 
 def packable(lengths: Tensor, with_state: bool) -> bool:
-    """Whether to pack: where it costs no wait for the device, or there is no other way to get the state."""
-    return (with_state or lengths.device.type == "cpu") and not torch.compiler.is_exporting()
+    """Whether to pack: where it costs no wait for the device, or is the fastest way to a state."""
+    if (
+        lengths.is_meta
+        or torch.compiler.is_exporting()
+        or (lengths.is_cuda and torch.cuda.is_current_stream_capturing())
+    ):
+        return False  # nobody can look at them
+    return with_state or not lengths.is_cuda
 
 
 def masked(y: Tensor, lengths: Tensor) -> Tensor:
@@ -138,6 +144,9 @@ def _looped(
             y, new = cell.advance(x_t, held)
             held = new if lengths is None else _where(lengths > t, new, held)
             outputs.append(y)
+            if x.is_meta:  # every step has the shapes of the first
+                outputs *= x.shape[1]
+                break
         x = torch.stack(outputs, 1)
         x = _drop(x if lengths is None else masked(x, lengths), keep.output)
         end.append(held)

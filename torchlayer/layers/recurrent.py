@@ -103,7 +103,8 @@ class Recurrent(Layer):
     ) -> tuple[Tensor, Any]:
         """``(N, T, 2H)``, the backward half aligned with the input, and both final states."""
         fw, bw = self.stacks
-        if fw.fused and self.n_layer == 1 and (lengths is None or packable(lengths, with_state)):
+        at_once = fw.fused and self.n_layer == 1 and not x.is_meta
+        if at_once and (lengths is None or packable(lengths, with_state)):
             return run_fused([fw, bw], x, states, lengths, keep, with_state)
         begin = states or (None, None)
         forth, fw_end = run(fw, x, begin[0], lengths, keep, with_state)
