@@ -17,6 +17,7 @@ from . import kernels as kernels
 from . import layers as layers
 from . import ops as ops
 from . import rein as rein
+from . import testing as testing
 from . import utils as utils
 from . import visualize as visualize
 from ._version import __version__ as __version__

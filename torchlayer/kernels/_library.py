@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +46,7 @@ class Op(NamedTuple):
 _log = logging.getLogger("torchlayer")
 
 OPS: dict[str, Op] = {}
+_TWICE = "torchlayer::{} has no gradient: torchlayer's ops can be differentiated once, not twice"
 _FRAGMENT = torch.library.Library("torchlayer", "FRAGMENT")
 
 
@@ -83,42 +84,76 @@ def define(
     name = schema.partition("(")[0]
     if name in OPS:  # a module that is executed again, as importlib.reload does, finds its op
         return OPS[name].overload
-    qualified = f"torchlayer::{name}"
+    overload = register(
+        _FRAGMENT, schema, reference, fake, backward or refuse(_TWICE.format(name)), setup_context, _prepare
+    )
+    OPS[name] = Op(overload, reference, example)
+    return overload
+
+
+def register(
+    library: torch.library.Library,
+    schema: str,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any],
+    setup_context: Callable[..., Any] | None,
+    prepare: Callable[[str], None],
+) -> Any:
+    """Give the dispatcher an op of any namespace and return it; :func:`define` says what the arguments are.
+
+    ``prepare`` is called with the kind of device when the reference is about to run, to load what was compiled for it.
+    """
+    name = schema.partition("(")[0]
+    qualified = f"{library.ns}::{name}"
 
     def plain(*arguments: Any) -> Any:
-        device = next(a.device.type for a in arguments if isinstance(a, Tensor))
-        if _has_native(overload, device):
+        device = _device_of(arguments)
+        prepare(device)
+        if _has_kernel(overload, device):
             return overload(*arguments)  # this very call has loaded the library: dispatch it again
         return reference(*arguments)
 
-    def refuse(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError(f"{qualified} has no gradient: torchlayer's ops can be differentiated once, not twice")
-
-    _FRAGMENT.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    overload = getattr(torch.ops.torchlayer, name).default
-    _FRAGMENT.impl(name, plain, "CompositeExplicitAutograd")
-    torch.library.register_fake(qualified, fake, lib=_FRAGMENT)
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    overload = getattr(getattr(torch.ops, library.ns), name).default
+    library.impl(name, plain, "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, fake, lib=library)
     if not overload._schema.is_mutable:  # an op that works in place is no function to differentiate
-        torch.library.register_autograd(qualified, backward or refuse, setup_context=setup_context, lib=_FRAGMENT)
-    OPS[name] = Op(overload, reference, example)
+        torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=library)
     return overload
+
+
+def refuse(text: str) -> Callable[..., Any]:
+    """The backward of an op that has none: it raises."""
+
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(text)
+
+    return backward
 
 
 @cache
 def load(device: str) -> Backend:
     """Load the library with the kernels for ``"cpu"`` or ``"cuda"``, at most once; see :func:`compiled`."""
+    if _build.setting("TORCHLAYER_BACKEND", _build.BACKENDS) == "cuda" and device == "cpu":
+        load("cuda")  # insisted upon, so an error here and not at the first CUDA tensor, which may never come
+    return choose(device, lambda may_build: _load_beside(device) or _load_built(device, may_build))
+
+
+def choose(device: str, find: Callable[[str], Path]) -> Backend:
+    """What the settings allow for a kind of device: the library that ``find`` loads, or plain PyTorch.
+
+    ``find`` gets the value of ``TORCHLAYER_BUILD`` and raises ``BuildError`` or ``OSError`` if there is no library.
+    """
     wanted = _build.setting("TORCHLAYER_BACKEND", _build.BACKENDS)
     may_build = _build.setting("TORCHLAYER_BUILD", _build.BUILDS)
-    if wanted == "cuda" and device == "cpu":
-        load("cuda")  # insisted upon, so an error here and not at the first CUDA tensor, which may never come
     if wanted == "python" or (wanted == "cpu" and device == "cuda"):
         return Backend("python", f"TORCHLAYER_BACKEND={wanted} asked for it")
 
     try:
         if device == "cuda":
             _check_cuda()
-        path = _load_beside(device) or _load_built(device, may_build)
-        return Backend(device, str(path))
+        return Backend(device, str(find(may_build)))
     except (_build.BuildError, OSError) as error:
         insists = [f"TORCHLAYER_BACKEND={wanted}"] if wanted == device else []
         if may_build == "require" and not isinstance(error, _NoCuda):
@@ -163,32 +198,59 @@ def _is_outdated(library: Path) -> bool:
 
 
 def _load_built(device: str, may_build: str) -> Path:
-    visible = ""
-    if device == "cuda":
-        gpus = (torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
-        visible = ";".join(sorted({f"{major}.{minor}" for major, minor in gpus}))
-    folder = _build.cache_folder()
-    build = _build.Build(device, Path(torch.__path__[0]), visible)
-    if may_build == "never" and not _build.is_whole(folder / build.name):
-        raise _build.BuildError("none was built at installation and TORCHLAYER_BUILD=never")
-    library = build.run(folder)
+    library = made(_build.Build(device, torch_folder(), visible(device)), may_build)
     torch.ops.load_library(library)
     return library
 
 
-def _has_native(overload: Any, device: str) -> bool:
-    if device not in ("cpu", "cuda"):
-        return False
-    backend = load(device)
-    if backend.name == "python":
-        _warn_once(device, backend.reason)
-    return overload.has_kernel_for_dispatch_key(getattr(torch._C.DispatchKey, device.upper()))
+def made(build: _build.Build, may_build: str, when: str = "at installation") -> Path:
+    """The path of a library in the cache, compiled now if it must be and ``TORCHLAYER_BUILD`` lets it."""
+    folder = _build.cache_folder()
+    if may_build == "never" and not _build.is_whole(folder / build.name):
+        raise _build.BuildError(f"none was built {when} and TORCHLAYER_BUILD=never")
+    return build.run(folder)
+
+
+def torch_folder() -> Path:
+    """Where torch's headers and libraries are."""
+    return Path(torch.__path__[0])
+
+
+def visible(device: str) -> str:
+    """The architectures of the GPUs in sight, like ``"8.0;9.0"``; empty for a CPU."""
+    if device != "cuda":
+        return ""
+    gpus = (torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
+    return ";".join(sorted({f"{major}.{minor}" for major, minor in gpus}))
+
+
+def _prepare(device: str) -> None:
+    if device in ("cpu", "cuda"):
+        backend = load(device)
+        if backend.name == "python":
+            _warn_once(device, backend.reason)
+
+
+def _device_of(arguments: Iterable[Any]) -> str:
+    """Where the dispatcher sends a call: to CUDA as soon as one tensor is there."""
+    kinds = {
+        value.device.type
+        for argument in arguments
+        for value in (argument if isinstance(argument, list | tuple) else (argument,))
+        if isinstance(value, Tensor)
+    }
+    return "cuda" if "cuda" in kinds else min(kinds)
+
+
+def _has_kernel(overload: Any, device: str) -> bool:
+    return device in ("cpu", "cuda") and overload.has_kernel_for_dispatch_key(
+        getattr(torch._C.DispatchKey, device.upper())
+    )
 
 
 @cache
-def _warn_once(device: str, reason: str) -> None:
+def _warn_once(device: str, reason: str, missed: str = "its compiled kernels") -> None:
     if (os.environ.get("TORCHLAYER_BACKEND") or "auto") == "auto":
         warnings.warn(
-            f"torchlayer runs in plain PyTorch for {device.upper()} tensors, without its compiled kernels: {reason}",
-            stacklevel=2,
+            f"torchlayer runs in plain PyTorch for {device.upper()} tensors, without {missed}: {reason}", stacklevel=2
         )
