@@ -3,6 +3,8 @@
 from .archive import extract as extract
 from .datasets import load_digits_dataset as load_digits_dataset
 from .datasets import load_mnist_dataset as load_mnist_dataset
+from .docstrings import load_docstrings_dataset as load_docstrings_dataset
+from .docstrings import load_docstrings_splits as load_docstrings_splits
 from .download import maybe_download_and_extract as maybe_download_and_extract
 from .errors import FileFormatError as FileFormatError
 from .folders import exists_or_mkdir as exists_or_mkdir
@@ -16,3 +18,12 @@ from .npz import load_and_assign_npz as load_and_assign_npz
 from .npz import load_npz as load_npz
 from .npz import load_npz_dict as load_npz_dict
 from .npz import save_npz as save_npz
+from .pictures import npz_to_W_pdf as npz_to_W_pdf
+from .text_datasets import load_imdb_dataset as load_imdb_dataset
+from .text_datasets import load_matt_mahoney_text8_dataset as load_matt_mahoney_text8_dataset
+from .text_datasets import load_nietzsche_dataset as load_nietzsche_dataset
+from .text_datasets import load_ptb_dataset as load_ptb_dataset
+from .word2vec import load_word2vec_format as load_word2vec_format
+from .word2vec import save_word2vec_format as save_word2vec_format
+
+load_imbd_dataset = load_imdb_dataset  # how the original's documentation spells it

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .download import download, offline
+from .download import download
 from .errors import FileFormatError
 from .idx import read_idx
+from .places import find_file, find_folder
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -56,9 +57,9 @@ def load_mnist_dataset(shape: tuple[int, ...] = (-1, 784), path: str | os.PathLi
         http://yann.lecun.com/exdb/mnist/
     """
     _check_shape(shape, 784, "load_mnist_dataset")
-    folder = _folder("mnist", tuple(_MNIST), path)
+    folder = find_folder("mnist", tuple(_MNIST), path)
     for name, (size, sha256) in _MNIST.items():
-        if _found(folder, name) is None:
+        if find_file(folder, name) is None:
             download(name, folder, [mirror + name for mirror in _MNIST_MIRRORS], sha256, size)
     images, labels = _digits(folder, "train")
     if len(images) <= _N_VALIDATION:
@@ -100,37 +101,10 @@ def load_digits_dataset(shape: tuple[int, ...] = (-1, 64)) -> Split:
     return X[:1297], y[:1297], X[1297:1497], y[1297:1497], X[1497:], y[1497:]
 
 
-def _folder(dataset: str, names: tuple[str, ...], path: str | os.PathLike[str] | None) -> Path:
-    """The first folder that has every file, or the one to download into."""
-    home = Path(path).expanduser() if path is not None else _cache() / dataset
-    root = os.environ.get("TORCHLAYER_DATA")
-    given = [Path(root).expanduser() / dataset, Path(root).expanduser()] if root else []
-    places = list(dict.fromkeys([home, *given, _cache() / dataset] if path is not None else [*given, home]))
-    for place in places:
-        if all(_found(place, name) for name in names):
-            return place
-    if offline():
-        raise FileNotFoundError(
-            f"no folder has all files of '{dataset}' ({', '.join(names)}), and TORCHLAYER_OFFLINE is set, so nothing "
-            f"was downloaded. Looked in {', '.join(repr(str(p)) for p in places)}. Put the files into one of these, "
-            f"pass path=, set TORCHLAYER_DATA to the folder that holds '{dataset}', or unset TORCHLAYER_OFFLINE"
-        )
-    return home
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchlayer" / "data"
-
-
-def _found(folder: Path, name: str) -> Path | None:
-    """The file, packed or unpacked by its owner."""
-    return next((p for p in (folder / name, folder / name.removesuffix(".gz")) if p.is_file()), None)
-
-
 def _digits(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Images ``(N, 28, 28)`` uint8 and labels ``(N,)`` int64 of one half of MNIST."""
-    image_path = _found(folder, f"{part}-images-idx3-ubyte.gz") or folder
-    label_path = _found(folder, f"{part}-labels-idx1-ubyte.gz") or folder
+    image_path = find_file(folder, f"{part}-images-idx3-ubyte.gz") or folder
+    label_path = find_file(folder, f"{part}-labels-idx1-ubyte.gz") or folder
     images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
     if images.shape[1:] != (28, 28):
         raise FileFormatError(image_path, f"its images are {images.shape[1:]}, not (28, 28)")
