@@ -15,6 +15,7 @@ from . import initializers as initializers
 from . import iterate as iterate
 from . import kernels as kernels
 from . import layers as layers
+from . import nlp as nlp
 from . import ops as ops
 from . import rein as rein
 from . import testing as testing
