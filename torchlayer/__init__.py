@@ -7,6 +7,9 @@
 >>> loss = tl.cost.cross_entropy(net(torch.rand(32, 784)), torch.randint(10, (32,)))
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from . import activation as activation
 from . import checkpoint as checkpoint
 from . import cost as cost
@@ -15,15 +18,31 @@ from . import initializers as initializers
 from . import iterate as iterate
 from . import kernels as kernels
 from . import layers as layers
-from . import nlp as nlp
 from . import ops as ops
-from . import rein as rein
-from . import testing as testing
 from . import utils as utils
-from . import visualize as visualize
 from ._version import __version__ as __version__
 from .carry import Carry as Carry
 from .network import Network as Network
 from .step import TrainStep as TrainStep
 
+if _TYPE_CHECKING:
+    from . import nlp as nlp
+    from . import nn as nn
+    from . import optim as optim
+    from . import rein as rein
+    from . import testing as testing
+    from . import visualize as visualize
+
 act = activation  # the original's short name
+
+_AT_FIRST_USE = ("nlp", "nn", "optim", "rein", "testing", "visualize")  # importing all would take twice as long
+
+
+def __getattr__(name: str) -> object:
+    if name in _AT_FIRST_USE:
+        return _import_module(f".{name}", __name__)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_AT_FIRST_USE})

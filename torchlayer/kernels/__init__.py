@@ -13,6 +13,20 @@ from .adam import adam_ as adam_
 from .custom import compile_library as compile_library
 from .custom import define as define
 from .discounted_sum import discounted_sum as discounted_sum
+from .nce import nce_loss as nce_loss
+from .row_adagrad import row_adagrad_ as row_adagrad_
+from .row_adam import row_adam_ as row_adam_
+from .row_rowwise_adagrad import row_rowwise_adagrad_ as row_rowwise_adagrad_
+from .row_sgd import row_sgd_ as row_sgd_
+from .sampled_softmax import sampled_softmax_loss as sampled_softmax_loss
+from .samplers import FixedUnigram as FixedUnigram
+from .samplers import LearnedUnigram as LearnedUnigram
+from .samplers import SampledValues as SampledValues
+from .samplers import all_candidate_sampler as all_candidate_sampler
+from .samplers import fixed_unigram_sampler as fixed_unigram_sampler
+from .samplers import learned_unigram_sampler as learned_unigram_sampler
+from .samplers import log_uniform_sampler as log_uniform_sampler
+from .samplers import uniform_sampler as uniform_sampler
 
 for _module in iter_modules(__path__):
     if not _module.name.startswith("_"):

@@ -1,0 +1,106 @@
+// The distributions that candidates are drawn from: which class a pair of uniform numbers stands for, and how probable
+// a class is. Picking is exact arithmetic, so that every tier and device picks the same class.
+#pragma once
+
+#include "check.h"
+#include "philox.h"
+
+#include <cmath>
+
+namespace torchlayer {
+
+// Every class as probable as any other. A product of u < 1 and fewer than 2^53 classes never rounds up to their number.
+struct UniformClasses {
+  int64_t n_classes;
+
+  TORCHLAYER_BOTH int64_t pick(Uniforms u) const {
+    return static_cast<int64_t>(u.first * static_cast<double>(n_classes));
+  }
+  TORCHLAYER_BOTH double probability(int64_t) const { return 1.0 / static_cast<double>(n_classes); }
+};
+
+// P(k) = log((k + 2) / (k + 1)) / log(n_classes + 1), Zipf's law for classes in order of falling frequency.
+struct LogUniformClasses {
+  int64_t n_classes;
+  double log_range;  // log1p(n_classes), of the host's library, also for the device
+
+  TORCHLAYER_BOTH int64_t pick(Uniforms u) const {
+    const auto k = static_cast<int64_t>(exponential(u.first * log_range)) - 1;
+    return k < n_classes ? k : n_classes - 1;  // rounding may reach n_classes, once in 2^50 draws or so
+  }
+  TORCHLAYER_BOTH double probability(int64_t k) const {
+    return std::log1p(1.0 / (static_cast<double>(k) + 1.0)) / log_range;
+  }
+};
+
+// Walker's alias table: a column, and its own class below the threshold, another one above it.
+struct AliasTable {
+  int64_t n_classes;
+  const double* probabilities;
+  const double* threshold;
+  const int64_t* alias;
+
+  TORCHLAYER_BOTH int64_t pick(Uniforms u) const {
+    const auto column = static_cast<int64_t>(u.first * static_cast<double>(n_classes));
+    return u.second < threshold[column] ? column : alias[column];
+  }
+  TORCHLAYER_BOTH double probability(int64_t k) const { return probabilities[k]; }
+};
+
+// Integer weights, and the running sums over blocks of them: number t belongs to the first class with
+// weight[0] + ... + weight[k] > t.
+struct WeightedClasses {
+  static constexpr int64_t kBlock = 32;
+
+  int64_t n_classes;
+  const int64_t* weight;
+  const int64_t* sums;  // through the end of each block
+  int64_t n_blocks;
+
+  TORCHLAYER_BOTH int64_t pick(Uniforms u) const {
+    const auto target = static_cast<int64_t>(u.first * static_cast<double>(sums[n_blocks - 1]));
+    int64_t block = 0, last = n_blocks - 1;
+    while (block < last) {
+      const int64_t middle = (block + last) / 2;
+      if (sums[middle] > target) {
+        last = middle;
+      } else {
+        block = middle + 1;
+      }
+    }
+    const int64_t end = (block + 1) * kBlock < n_classes ? (block + 1) * kBlock : n_classes;
+    int64_t k = block * kBlock, below = (block > 0 ? sums[block - 1] : 0) + weight[k];
+    while (below <= target && k + 1 < end) {
+      below += weight[++k];
+    }
+    return k;
+  }
+  TORCHLAYER_BOTH double probability(int64_t k) const {
+    return static_cast<double>(weight[k]) / static_cast<double>(sums[n_blocks - 1]);
+  }
+};
+
+inline void check_sampling(const char* op, const torch::stable::Tensor& labels, const torch::stable::Tensor& seed,
+                           int64_t n_sampled, int64_t n_classes, bool unique) {
+  using torch::headeronly::ScalarType;
+  STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long, op, " needs int64 labels, got ",
+                  torch::headeronly::toString(labels.scalar_type()));
+  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.dim() == 1 && seed.numel() == 2, op,
+                  " needs a seed of two int64");
+  STD_TORCH_CHECK(seed.is_cuda() == labels.is_cuda() && seed.get_device_index() == labels.get_device_index(), op,
+                  " needs labels and seed on one device");
+  STD_TORCH_CHECK(n_classes >= 1 && n_classes <= (int64_t{1} << 40), op, " needs 1 to 2^40 classes, got ", n_classes);
+  STD_TORCH_CHECK(n_sampled >= 1 && (!unique || n_sampled <= n_classes), op, " cannot draw ", n_sampled,
+                  unique ? " distinct classes of " : " classes of ", n_classes);
+}
+
+// A table's column: one value for each class, on the labels' device.
+inline void check_column(const char* op, const char* name, const torch::stable::Tensor& column,
+                         const torch::stable::Tensor& labels, int64_t n_classes,
+                         torch::headeronly::ScalarType dtype) {
+  STD_TORCH_CHECK(column.dim() == 1 && column.numel() == n_classes && column.scalar_type() == dtype &&
+                      column.is_cuda() == labels.is_cuda() && column.get_device_index() == labels.get_device_index(),
+                  op, " needs ", name, " as one ", torch::headeronly::toString(dtype), " a class, on the labels' device");
+}
+
+}  // namespace torchlayer

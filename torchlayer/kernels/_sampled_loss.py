@@ -1,0 +1,274 @@
+"""What sampled softmax and NCE share: their arguments, the logits of the reference, and the weights' gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda losses: losses,
+    "mean": lambda losses: losses.mean(),
+    "sum": lambda losses: losses.sum(),
+}
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums over numbers of ``dtype`` are kept in: sixteen bits are for storage."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def autocasting(tensor: Tensor) -> bool:
+    """Whether autocast is on where ``tensor`` is."""
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def prepare(
+    name: str,
+    weight: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor,
+    labels: Tensor,
+    sampled_values: Sequence[Tensor],
+    subtract_log_q: bool,
+    reduction: str,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The arguments of a public function, checked, as its op takes them."""
+    for argument, value in (("weight", weight), ("hidden", hidden), ("labels", labels), ("bias", bias)):
+        _check_tensor(name, argument, value, optional=argument == "bias")
+    if not isinstance(sampled_values, tuple | list) or len(sampled_values) != 3:
+        got = f"{len(sampled_values)} values" if isinstance(sampled_values, tuple | list) else _kind(sampled_values)
+        raise TypeError(
+            f"{name} needs sampled_values as (sampled, true_expected_count, sampled_expected_count), as the samplers "
+            f"return them, got {got}"
+        )
+    sampled, true_count, sampled_count = sampled_values
+    for argument, value in (
+        ("sampled", sampled),
+        ("true_expected_count", true_count),
+        ("sampled_expected_count", sampled_count),
+    ):
+        _check_tensor(name, argument, value)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{name} needs reduction 'none', 'mean' or 'sum', got {reduction!r}")
+
+    if autocasting(hidden) and hidden.is_floating_point():
+        hidden = hidden.to(weight.dtype)  # losses are computed in the weights' precision there, as torch's are
+    if labels.dim() == 1:
+        labels = labels[:, None]
+    if true_count.dim() == 1:
+        true_count = true_count[:, None]
+    if not true_count.is_floating_point() or not sampled_count.is_floating_point():
+        raise TypeError(f"{name} needs floating-point expected counts, got {true_count.dtype}, {sampled_count.dtype}")
+    real = sum_dtype(weight.dtype)
+    true_count, sampled_count = true_count.detach().to(real), sampled_count.detach().to(real)
+    check(name, weight, bias, hidden, labels, sampled, true_count, sampled_count)
+    if not subtract_log_q:
+        return weight, bias, hidden, labels, sampled, None, None
+    return weight, bias, hidden, labels, sampled, true_count, sampled_count
+
+
+def check(
+    name: str,
+    weight: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor,
+    labels: Tensor,
+    sampled: Tensor,
+    true_count: Tensor | None,
+    sampled_count: Tensor | None,
+) -> None:
+    """Raise for dtypes, shapes and devices that do not fit; looks at no element.
+
+    Raises:
+        TypeError: a dtype is wrong, or weight, bias and hidden differ in it.
+        ValueError: a shape is wrong or empty, or the tensors are on several devices.
+    """
+    if weight.dtype not in DTYPES:
+        raise TypeError(f"{name} needs weight in float32, float64, float16 or bfloat16, got {weight.dtype}")
+    for argument, value in (("hidden", hidden), ("bias", bias)):
+        if value is not None and value.dtype != weight.dtype:
+            raise TypeError(
+                f"{name} needs weight and {argument} of one dtype, got {weight.dtype} and {value.dtype}; "
+                f"call {argument}.to(weight.dtype)"
+            )
+    for argument, value in (("labels", labels), ("sampled", sampled)):
+        if value.dtype != torch.int64:
+            raise TypeError(f"{name} needs int64 {argument}, got {value.dtype}; call {argument}.long()")
+    if weight.dim() != 2:
+        raise ValueError(f"{name} needs weight (V, D), one row a class, got {_shape(weight)}")
+    n_classes, n_features = weight.shape
+    if n_classes == 0 or n_features == 0:
+        raise ValueError(f"{name} needs at least one class and one feature, got weight {_shape(weight)}")
+    if hidden.dim() != 2 or hidden.shape[1] != n_features:
+        raise ValueError(
+            f"{name} needs hidden (N, {n_features}), one row an example, to go with weight {_shape(weight)}, "
+            f"got {_shape(hidden)}"
+        )
+    n = hidden.shape[0]
+    if labels.dim() != 2 or labels.shape[0] != n or labels.shape[1] == 0:
+        raise ValueError(f"{name} needs labels ({n},) or ({n}, T), one row an example, got {_shape(labels)}")
+    if bias is not None and bias.shape != (n_classes,):
+        raise ValueError(f"{name} needs bias ({n_classes},), one value a class, got {_shape(bias)}")
+    if sampled.dim() != 1 or sampled.shape[0] == 0:
+        raise ValueError(f"{name} needs sampled (K,) with at least one class, got {_shape(sampled)}")
+    if (true_count is None) != (sampled_count is None):
+        raise ValueError(f"{name} needs both expected counts or neither")
+    if true_count is not None and true_count.shape != labels.shape:
+        raise ValueError(
+            f"{name} needs true_expected_count in the shape of labels, {_shape(labels)}, got {_shape(true_count)}"
+        )
+    if sampled_count is not None and sampled_count.shape != sampled.shape:
+        raise ValueError(
+            f"{name} needs sampled_expected_count in the shape of sampled, {_shape(sampled)}, "
+            f"got {_shape(sampled_count)}"
+        )
+    tensors = (weight, bias, hidden, labels, sampled, true_count, sampled_count)
+    devices = {str(tensor.device) for tensor in tensors if tensor is not None}
+    if len(devices) > 1:
+        raise ValueError(f"{name} needs all tensors on one device, got {' and '.join(sorted(devices))}")
+
+
+def check_per_row(name: str, argument: str, value: Tensor, weight: Tensor, labels: Tensor) -> None:
+    """Raise for what is not one number a row in the precision of the sums.
+
+    Raises:
+        ValueError: so it is.
+    """
+    real = sum_dtype(weight.dtype)
+    if value.shape != labels.shape[:1] or value.dtype != real:
+        raise ValueError(f"{name} needs {argument} (N,) in {real}, got {_shape(value)} in {value.dtype}")
+
+
+def check_ids(name: str, argument: str, ids: Tensor, n_classes: int) -> Tensor:
+    """Which ids name no class. On a CPU none may, on a GPU nobody waits to see.
+
+    Raises:
+        IndexError: the first of them, with its row.
+    """
+    bad = (ids < 0) | (ids >= n_classes)
+    if ids.device.type == "cpu" and bool(bad.any()):
+        at = bad.nonzero()[0]
+        raise IndexError(f"{name} needs {argument} from 0 to {n_classes - 1}, got {ids[tuple(at)]} in row {at[0]}")
+    return bad
+
+
+class Logits:
+    """The reference: every logit at once, in the precision of the sums, true columns first.
+
+    Where an id names no class and nobody looked, the row's loss is NaN and its gradients are zero: :attr:`bad`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weight: Tensor,
+        bias: Tensor | None,
+        hidden: Tensor,
+        labels: Tensor,
+        sampled: Tensor,
+        true_count: Tensor | None,
+        sampled_count: Tensor | None,
+        remove_accidental_hits: bool,
+    ):
+        check(name, weight, bias, hidden, labels, sampled, true_count, sampled_count)
+        n_classes, self.n_true, real = weight.shape[0], labels.shape[1], sum_dtype(weight.dtype)
+        bad_labels = check_ids(name, "labels", labels, n_classes)
+        bad_samples = check_ids(name, "sampled ids", sampled, n_classes)
+        self.bad = bad_labels.any(1) | bad_samples.any()  # (N,)
+        labels, sampled = labels.clamp(0, n_classes - 1), sampled.clamp(0, n_classes - 1)
+
+        with torch.autocast(hidden.device.type, enabled=False):  # a reference is exact, whoever calls it
+            self.hidden = hidden.to(real)
+            self.true_rows, self.sampled_rows = weight[labels].to(real), weight[sampled].to(real)  # (N, T, D), (K, D)
+            true = torch.einsum("nd,ntd->nt", self.hidden, self.true_rows)
+            noise = self.hidden @ self.sampled_rows.T
+            if bias is not None:
+                true, noise = true + bias[labels].to(real), noise + bias[sampled].to(real)
+            self.hits = torch.zeros_like(noise, dtype=torch.bool)
+            if remove_accidental_hits:
+                self.hits = (labels[:, :, None] == sampled).any(1)  # (N, K)
+            if true_count is not None and sampled_count is not None:
+                true, noise = true - true_count.log(), noise - sampled_count.log()
+            self.all = torch.cat((true, noise.masked_fill(self.hits, -math.inf)), 1)  # (N, T + K)
+            self.targets = torch.zeros_like(self.all)
+            self.targets[:, : self.n_true] = 1 / self.n_true
+
+    def gradients(self, grad: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """From the gradient of every logit to those of ``hidden``, of the rows and of the biases."""
+        grad = grad.masked_fill(self.bad[:, None], 0)
+        true, noise = grad[:, : self.n_true], grad[:, self.n_true :].masked_fill(self.hits, 0)
+        with torch.autocast(grad.device.type, enabled=False):
+            d_hidden = noise @ self.sampled_rows + torch.einsum("nt,ntd->nd", true, self.true_rows)
+            by_samples = noise.T @ self.hidden  # (K, D)
+        true_rows = (true[:, :, None] * self.hidden[:, None, :]).flatten(0, 1)  # (N * T, D)
+        rows = torch.cat((by_samples, true_rows))
+        biases = torch.cat((noise.sum(0), true.flatten()))
+        return d_hidden.to(dtype), rows.to(dtype), biases
+
+
+def fake_gradients(hidden: Tensor, labels: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Shapes of ``d_hidden`` and of the rows and biases of classes ``cat(sampled, labels)``."""
+    n_rows = sampled.shape[0] + labels.shape[0] * labels.shape[1]
+    return (
+        hidden.new_empty(hidden.shape),
+        hidden.new_empty((n_rows, hidden.shape[1])),
+        hidden.new_empty((n_rows,), dtype=sum_dtype(hidden.dtype)),
+    )
+
+
+def parameter_gradient(parameter: Tensor, labels: Tensor, sampled: Tensor, rows: Tensor, sparse: bool) -> Tensor:
+    """The gradient of weight or bias from that of the rows of classes ``cat(sampled, labels)``."""
+    ids = torch.cat((sampled, labels.flatten()))
+    if parameter.device.type != "cpu":
+        ids = ids.clamp(0, parameter.shape[0] - 1)  # of a bad id, whose rows are zero
+    if sparse:
+        return torch.sparse_coo_tensor(ids[None], rows.to(parameter.dtype), parameter.shape, check_invariants=False)
+    if parameter.dtype in (torch.float32, torch.float64):
+        return torch.zeros_like(parameter, memory_format=torch.contiguous_format).index_add_(0, ids, rows)
+    # Thousands of rows may belong to one class: they are summed in float32 and rounded once. No shape depends on how
+    # many classes there are: the sums left over are zero, and are added to the first class.
+    ids, order = ids.sort(stable=True)
+    group = torch.cat((ids.new_zeros(1), (ids[1:] != ids[:-1]).long())).cumsum(0)
+    sums = torch.zeros_like(rows, dtype=torch.float32).index_add_(0, group, rows[order].float())
+    classes = torch.zeros_like(ids).scatter_(0, group, ids)
+    dense = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+    return dense.index_add_(0, classes, sums.to(parameter.dtype))
+
+
+def example(device: torch.device) -> tuple[Any, ...]:
+    """Arguments of the ops up to ``remove_accidental_hits``, with hits and a repeated sample."""
+    generator = torch.Generator(device).manual_seed(0)
+    n, n_true, n_sampled, n_classes, n_features = 128, 2, 64, 5000, 128
+    weight, bias, hidden = (
+        torch.randn(shape, device=device, generator=generator) * 0.3
+        for shape in ((n_classes, n_features), (n_classes,), (n, n_features))
+    )
+    labels = torch.randint(n_classes, (n, n_true), device=device, generator=generator)
+    sampled = torch.randint(n_classes, (n_sampled,), device=device, generator=generator)
+    sampled[:3] = labels[0, 0]
+    counts = (torch.rand(shape, device=device, generator=generator) + 0.01 for shape in (labels.shape, sampled.shape))
+    return weight, bias, hidden, labels, sampled, *counts, True
+
+
+def _check_tensor(name: str, argument: str, value: Any, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} needs {argument} as a tensor, got {_kind(value)}")
+    if value.layout != torch.strided or value.is_nested:
+        kind = "nested" if value.is_nested else str(value.layout)
+        raise TypeError(f"{name} needs {argument} as a dense tensor, got a {kind} one")
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))

@@ -1,0 +1,168 @@
+"""Noise-contrastive estimation: tell the true classes from a few sampled ones, each by a logistic loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import _library
+from ._sampled_loss import (
+    REDUCTIONS,
+    Logits,
+    check_per_row,
+    example,
+    fake_gradients,
+    parameter_gradient,
+    prepare,
+    sum_dtype,
+)
+
+_NAME = "nce_loss"
+
+
+def nce_loss(
+    weight: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor,
+    labels: Tensor,
+    sampled_values: Sequence[Tensor],
+    *,
+    remove_accidental_hits: bool = False,
+    subtract_log_q: bool = True,
+    sparse: bool = False,
+    reduction: str = "none",
+) -> Tensor:
+    """Logistic losses of the ``T`` true classes of a row and of ``K`` sampled ones that all rows share, summed.
+
+    Equals, without building the ``(N, T + K)`` logits::
+
+        true = (hidden[:, None] * weight[labels]).sum(-1) + bias[labels] - true_expected_count.log()
+        noise = hidden @ weight[sampled].T + bias[sampled] - sampled_expected_count.log()
+        loss = (F.softplus(true) - true / T).sum(1) + F.softplus(noise).sum(1)
+
+    as TensorFlow's ``tf.nn.nce_loss`` does: the target of a true class is ``1 / T``, not 1. Differentiable once in
+    ``weight``, ``bias`` and ``hidden``; the sampled values are constants. For measuring a model, see
+    :class:`torchlayer.nn.NCELoss`.
+
+    Args:
+        sampled_values: what a sampler returns, or any three tensors ``(sampled, true_expected_count,
+            sampled_expected_count)``.
+        remove_accidental_hits: leave out, in each row, samples that are among its labels, all their repetitions. Then
+            this is sampled logistic regression, no longer noise-contrastive estimation.
+        subtract_log_q: correct the logits by the logarithms of the expected counts. Without it this is word2vec's
+            negative sampling.
+        sparse: give ``weight`` and ``bias`` uncoalesced ``torch.sparse_coo`` gradients with one entry for each sample
+            and label, in the order ``cat(sampled, labels.flatten())``: for ``torch.optim.SparseAdam``, ``SGD`` and
+            ``Adagrad``, not for ``torch.compile``. Otherwise they are dense, and cost the size of ``weight``.
+        reduction: "none", "mean" or "sum".
+
+    Shape:
+        weight ``(V, D)``, bias ``(V,)`` or None, hidden ``(N, D)``, of one floating dtype; labels ``(N,)`` or
+        ``(N, T)`` int64; sampled ``(K,)`` int64, true_expected_count like labels, sampled_expected_count ``(K,)``.
+        Returns ``(N,)``, or a scalar, in float32 (float64 for float64). Sixteen-bit inputs are summed in float32.
+        Under autocast ``hidden`` is taken in ``weight``'s dtype.
+
+    Raises:
+        IndexError: a label or sample lies outside ``[0, V)``. On a GPU the row's loss is NaN instead, and its
+            gradients are zero.
+        TypeError: no tensor, or a dtype that is not allowed or not shared.
+        ValueError: shapes or devices that do not fit, no class, feature, label or sample, an unknown reduction.
+
+    Reference:
+        Gutmann, Hyvärinen 2010, proceedings.mlr.press/v9/gutmann10a; Mnih, Teh 2012, arXiv:1206.6426.
+
+    >>> weight, bias, hidden = torch.eye(4), torch.zeros(4), torch.tensor([[3.0, 0.0, 0.0, 0.0]])
+    >>> sampled_values = torch.tensor([1, 2]), torch.ones(1), torch.ones(2)
+    >>> nce_loss(weight, bias, hidden, torch.tensor([0]), sampled_values)
+    tensor([1.4349])
+    """
+    arguments = prepare(_NAME, weight, bias, hidden, labels, sampled_values, subtract_log_q, reduction)
+    return REDUCTIONS[reduction](torch.ops.torchlayer.nce_loss(*arguments, remove_accidental_hits, sparse))
+
+
+def _reference(*arguments: Any) -> Tensor:
+    logits = Logits(_NAME, *arguments[:-1])
+    true, noise = logits.all[:, : logits.n_true], logits.all[:, logits.n_true :]
+    if logits.n_true == 1:
+        losses = -F.logsigmoid(true)  # softplus(x) - x, which does not cancel for large x
+    else:
+        losses = -F.logsigmoid(-true) - true / logits.n_true
+    return (losses.sum(1) - F.logsigmoid(-noise).sum(1)).masked_fill(logits.bad, torch.nan)
+
+
+def _reference_backward(
+    grad: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor,
+    labels: Tensor,
+    sampled: Tensor,
+    true_expected_count: Tensor | None,
+    sampled_expected_count: Tensor | None,
+    remove_accidental_hits: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    counts = true_expected_count, sampled_expected_count
+    logits = Logits(f"{_NAME}_backward", weight, bias, hidden, labels, sampled, *counts, remove_accidental_hits)
+    check_per_row(f"{_NAME}_backward", "grad", grad, weight, labels)
+    errors = logits.all.sigmoid() - logits.targets
+    if logits.n_true == 1:
+        errors[:, 0] = -(-logits.all[:, 0]).sigmoid()
+    return logits.gradients(grad[:, None] * errors, hidden.dtype)
+
+
+def _fake(weight: Tensor, bias: Tensor | None, hidden: Tensor, *_: Any) -> Tensor:
+    return hidden.new_empty((hidden.shape[0],), dtype=sum_dtype(weight.dtype))
+
+
+def _fake_backward(
+    grad: Tensor, weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tensor, sampled: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return fake_gradients(hidden, labels, sampled)
+
+
+def _example(device: torch.device) -> tuple[Any, ...]:
+    return *example(device), False
+
+
+def _example_backward(device: torch.device) -> tuple[Any, ...]:
+    arguments = example(device)
+    return torch.ones(arguments[2].shape[0], device=device), *arguments
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.remove_accidental_hits, ctx.sparse = inputs[-2:]
+    ctx.save_for_backward(*inputs[:-2])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    weight, bias, labels, sampled = (ctx.saved_tensors[place] for place in (0, 1, 3, 4))
+    d_hidden, d_rows, d_biases = torch.ops.torchlayer.nce_loss_backward(
+        grad, *ctx.saved_tensors, ctx.remove_accidental_hits
+    )
+    needs_weight, needs_bias = ctx.needs_input_grad[:2]
+    d_weight = parameter_gradient(weight, labels, sampled, d_rows, ctx.sparse) if needs_weight else None
+    d_bias = parameter_gradient(bias, labels, sampled, d_biases, ctx.sparse) if needs_bias else None
+    return d_weight, d_bias, d_hidden, None, None, None, None, None, None
+
+
+_library.define(
+    "nce_loss(Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
+    "Tensor? true_expected_count, Tensor? sampled_expected_count, bool remove_accidental_hits, bool sparse) -> Tensor",
+    _reference,
+    _fake,
+    _example,
+    _backward,
+    _setup_context,
+)
+_library.define(
+    "nce_loss_backward(Tensor grad, Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
+    "Tensor? true_expected_count, Tensor? sampled_expected_count, bool remove_accidental_hits) "
+    "-> (Tensor, Tensor, Tensor)",
+    _reference_backward,
+    _fake_backward,
+    _example_backward,
+)
