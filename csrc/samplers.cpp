@@ -53,7 +53,7 @@ class ClassSet {
 
 template <typename Classes>
 void draw(const Classes& classes, const int64_t* seed, int64_t first, int64_t n, int64_t* out) {
-  torch::stable::parallel_for(0, n, kGrain, [&](int64_t begin, int64_t end) {
+  const auto range = [&](int64_t begin, int64_t end) {
     torchlayer::Uniforms u[kBatch];
     for (int64_t i = begin; i < end; i += kBatch) {
       const int64_t n_here = std::min(kBatch, end - i);
@@ -64,7 +64,12 @@ void draw(const Classes& classes, const int64_t* seed, int64_t first, int64_t n,
         out[i + j] = classes.pick(u[j]);
       }
     }
-  });
+  };
+  if (n <= kGrain) {
+    range(0, n);  // the search for a rare class is millions of rounds of one draw
+  } else {
+    torch::stable::parallel_for(0, n, kGrain, range);
+  }
 }
 
 // Draws until n_sampled classes are distinct, and returns how many draws it took. Each round draws as many as are still
