@@ -307,6 +307,25 @@ def test_backwards_reverses_what_is_there():
     assert torch.equal(backwards(x, None), x.flip(1))
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "meta",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+    ],
+)
+@pytest.mark.parametrize("cell", [L.GRUCell, LSTM], **by_name)
+@pytest.mark.parametrize("return_last", [False, True])
+def test_lengths_may_lie_on_the_cpu_and_data_elsewhere(device, cell, return_last):
+    layer = L.BiDynamicRNNLayer(cell_fn=cell, n_hidden=4, return_last=return_last)
+    x, lengths = torch.randn(4, 5, 3), torch.tensor([5, 0, 2, 3])
+    y = layer(x, lengths)
+    there = layer.to(device)(x.to(device), lengths)
+    assert there.shape == y.shape
+    if device != "meta":
+        torch.testing.assert_close(there.cpu(), y, rtol=1e-4, atol=1e-5)
+
+
 def test_masking_stops_gradients_too():
     y = torch.full((1, 3, 2), torch.inf, requires_grad=True)
     masked(y, torch.tensor([1])).sum().backward()

@@ -115,7 +115,7 @@ def packable(lengths: Tensor, with_state: bool) -> bool:
 
 def masked(y: Tensor, lengths: Tensor) -> Tensor:
     """0 beyond each sequence's length, and NaN all along where a length is impossible: nothing waits here to raise."""
-    T = y.shape[1]
+    T, lengths = y.shape[1], lengths.to(y.device)
     possible = (lengths >= 0) & (lengths <= T)
     running = (torch.arange(T, device=y.device) < lengths[:, None]) & possible[:, None]
     beyond = torch.where(possible, 0.0, torch.nan).to(y.dtype)
@@ -126,7 +126,7 @@ def backwards(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Every sequence reversed within its own length; what lies beyond stays where it is."""
     if lengths is None:
         return x.flip(1)
-    T, lengths = x.shape[1], lengths[:, None]
+    T, lengths = x.shape[1], lengths.to(x.device)[:, None]
     t = torch.arange(T, device=x.device)
     index = torch.where(t < lengths, lengths - 1 - t, t).clamp(0, T - 1)
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
@@ -136,6 +136,7 @@ def _looped(
     stack: CellStack, x: Tensor, state: State | None, lengths: Tensor | None, keep: Keep
 ) -> tuple[Tensor, State]:
     end = []
+    lengths = None if lengths is None else lengths.to(x.device)
     for i, cell in enumerate(stack.cells()):
         x = _drop(x, keep.input)
         held = cell.zero_state(x[:, 0]) if state is None else state[i]

@@ -53,6 +53,7 @@ class Recurrent(Layer):
         self.return_last, self.return_seq_2d = return_last, return_seq_2d
         self.dropout = _keep(dropout)
         self.initial_state: Any = None
+        self.n_steps: int | None = None
         for direction in self.directions:
             cells = [cell_fn(n_hidden, **(cell_init_args or {})) for _ in range(n_layer)]
             if not all(isinstance(cell, Cell) for cell in cells):
@@ -82,6 +83,7 @@ class Recurrent(Layer):
         return self._run(x, None, state, with_state=True)
 
     def _run(self, x: Tensor, lengths: Tensor | None, state: Any, with_state: bool) -> tuple[Tensor, Any]:
+        x = _cut(x, self.n_steps)
         self.ensure_built(tuple(x.shape))
         weight = getattr(self.stacks[0][0], "weight_ih", None)  # a user's cell may have none
         if x.dim() != 3 or x.shape[1] == 0 or (weight is not None and x.shape[2] != weight.shape[1]):
@@ -118,7 +120,7 @@ class Recurrent(Layer):
         if lengths is None:
             last = y[:, -1]
         else:  # an empty sequence has 0 everywhere
-            index = (lengths - 1).clamp(0, y.shape[1] - 1)
+            index = (lengths.to(y.device) - 1).clamp(0, y.shape[1] - 1)
             last = y.gather(1, index[:, None, None].expand(-1, 1, y.shape[2])).squeeze(1)
         if len(self.stacks) == 1 or self.return_last == "aligned":
             return last
@@ -197,9 +199,6 @@ class RNNLayer(Recurrent):
         self.n_steps = n_steps
         self.initial_state = initial_state
 
-    def _run(self, x: Tensor, lengths: Tensor | None, state: Any, with_state: bool) -> tuple[Tensor, Any]:
-        return super()._run(_cut(x, self.n_steps), lengths, state, with_state)
-
 
 class BiRNNLayer(Recurrent):
     """Two stacks of cells that read a sequence in both directions; their outputs side by side.
@@ -244,9 +243,6 @@ class BiRNNLayer(Recurrent):
         )
         self.n_steps = n_steps
         self.initial_state = both_states(fw_initial_state, bw_initial_state)
-
-    def _run(self, x: Tensor, lengths: Tensor | None, state: Any, with_state: bool) -> tuple[Tensor, Any]:
-        return super()._run(_cut(x, self.n_steps), lengths, state, with_state)
 
 
 def _cut(x: Tensor, n_steps: int | None) -> Tensor:
