@@ -21,15 +21,17 @@ void update(const Adam& adam, const Tensor& param, const Tensor& grad, const Ten
   scalar_t* v = exp_avg_sq.mutable_data_ptr<scalar_t>();
   const auto step_size = static_cast<scalar_t>(lr / (1 - std::pow(adam.beta1, step)));
   const auto root = static_cast<scalar_t>(std::sqrt(1 - std::pow(adam.beta2, step)));
-  const auto beta1 = static_cast<scalar_t>(adam.beta1), beta2 = static_cast<scalar_t>(adam.beta2);
+  // 1 - beta is taken in double: in float, 1 - 0.999 is off by 5e-5 of itself
+  const auto fresh1 = static_cast<scalar_t>(1 - adam.beta1), fresh2 = static_cast<scalar_t>(1 - adam.beta2);
+  const auto beta2 = static_cast<scalar_t>(adam.beta2);
   const auto eps = static_cast<scalar_t>(adam.eps);
   const auto shrink = static_cast<scalar_t>(adam.decoupled ? 1 - lr * adam.weight_decay : 1);
   const auto decay = static_cast<scalar_t>(adam.decoupled ? 0 : adam.weight_decay);
   torch::stable::parallel_for(0, param.numel(), kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const scalar_t gradient = g[i] + decay * p[i];
-      m[i] += (1 - beta1) * (gradient - m[i]);
-      v[i] = beta2 * v[i] + (1 - beta2) * gradient * gradient;
+      m[i] += fresh1 * (gradient - m[i]);
+      v[i] = beta2 * v[i] + fresh2 * gradient * gradient;
       p[i] = shrink * p[i] - step_size * m[i] / (std::sqrt(v[i]) / root + eps);
     }
   });

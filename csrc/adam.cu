@@ -34,11 +34,11 @@ __global__ void __launch_bounds__(kTensors) count_step(const __grid_constant__ B
 }
 
 struct Constants {
-  float step_size, root, beta1, beta2, eps, shrink, decay;
+  float step_size, root, fresh1, beta2, fresh2, eps, shrink, decay;  // fresh = 1 - beta, taken in double
   __device__ void update(float& p, float g, float& m, float& v) const {
     const float gradient = fmaf(decay, p, g);
-    m = fmaf(1 - beta1, gradient - m, m);
-    v = fmaf(beta2, v, (1 - beta2) * gradient * gradient);
+    m = fmaf(fresh1, gradient - m, m);
+    v = fmaf(beta2, v, fresh2 * gradient * gradient);
     p = shrink * p - step_size * m / (sqrtf(v) / root + eps);
   }
 };
@@ -59,8 +59,9 @@ __global__ void __launch_bounds__(kThreads)
     const double rate = *lr;
     shared = {static_cast<float>(rate / (1 - pow(adam.beta1, step))),
               static_cast<float>(sqrt(1 - pow(adam.beta2, step))),
-              static_cast<float>(adam.beta1),
+              static_cast<float>(1 - adam.beta1),
               static_cast<float>(adam.beta2),
+              static_cast<float>(1 - adam.beta2),
               static_cast<float>(adam.eps),
               static_cast<float>(adam.decoupled ? 1 - rate * adam.weight_decay : 1),
               static_cast<float>(adam.decoupled ? 0 : adam.weight_decay)};
