@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from torchlayer import kernels
+from torchlayer import kernels, optim
+from torchlayer._optimizer import LearningRate, what_a_replay_would_miss
+from torchlayer._waits import reporting_waits
 from torchlayer.kernels import _library, _rows, row_adagrad, row_adam, row_rowwise_adagrad, row_sgd
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -359,6 +361,148 @@ def test_where_ids_are_not_looked_at_a_bad_one_shows_as_nan(name):
         updated, args["weight"], states, args["ids"], args["row_grads"], *step, torch.tensor(LR), *numbers
     )
     assert args["weight"].isnan().any(1).nonzero().flatten().tolist() == [0, 49]
+
+
+@pytest.mark.parametrize("cls", [optim.RowSGD, optim.RowAdagrad, optim.RowwiseAdagrad, optim.LazyAdam])
+def test_a_captured_step_misses_nothing_of_these_optimisers(cls):
+    words = torch.nn.Embedding(20, 4, sparse=True)
+    optimizer = cls(words.parameters())
+    words(torch.tensor([3, 3, 5])).sum().backward()
+    optimizer.step()
+    assert what_a_replay_would_miss(optimizer) is None
+    assert all(isinstance(v, torch.Tensor) for state in optimizer.state.values() for v in state.values())
+    group = optimizer.param_groups[0]
+    rate = LearningRate(group, torch.device("cpu"), optimizer)
+    assert rate.is_live
+    group["lr"] = 0.25
+    rate.enter()
+    assert group["lr"] == torch.tensor(0.25)
+    optimizer.step()
+    rate.leave()
+    assert group["lr"] == 0.25
+
+
+# What only a GPU shows
+
+MANY = [
+    # shape, n_ids, how skewed; up to 4096 ids one block groups them, up to 8 places a row is light, past 256 in parts
+    ((1,), 1, 1),
+    ((50, 6), 80, 3),
+    ((50_000, 128), 192, 8),
+    ((300, 7), 4097, 1),
+    ((50_000, 128), 16_448, 8),
+    ((20_000, 1024), 10_752, 6),
+    ((2000, 264), 66_560, 1),
+    ((3, 130), 70_000, 1),
+    ((1, 8), 140_000, 1),
+    ((100_000,), 66_560, 4),
+]
+
+
+def many(name, shape, n_ids, skew, dtype=torch.float32, seed=0):
+    args = arguments(name, shape, n_ids, dtype, "cuda", seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    args["ids"] = (shape[0] * torch.rand(n_ids, generator=generator, dtype=torch.float64) ** skew).long().cuda()
+    args["lr"] = torch.tensor(LR, dtype=torch.float64, device="cuda")
+    args["row_grads"] *= 0.1
+    return args
+
+
+@cuda
+@every_op
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("shape", "n_ids", "skew"), MANY, ids=str)
+def test_many_ids_equal_the_reference_in_double(name, dtype, shape, n_ids, skew):
+    args = many(name, shape, n_ids, skew, dtype)
+    exact = {k: v.double() if isinstance(v, torch.Tensor) and k not in ("ids", "step") else v for k, v in args.items()}
+    exact = copied(exact)
+    run_reference(name, exact)
+    run_op(name, args)
+    tolerance = max(TOLERANCE[dtype], 1e-12 if dtype == torch.float64 else 5e-5)
+    for key in ("weight", *STATE_NAMES[name]):
+        close = tolerance if key == "weight" else max(1e-12 if dtype == torch.float64 else 5e-5, 0)
+        torch.testing.assert_close(args[key].double(), exact[key], rtol=close, atol=close, msg=lambda m, k=key: k + m)
+
+
+@cuda
+@every_op
+@pytest.mark.parametrize(("shape", "n_ids", "skew"), MANY, ids=str)
+def test_on_a_gpu_repeats_are_equal_to_the_bit(name, shape, n_ids, skew):
+    results = []
+    for _ in range(5):
+        args = many(name, shape, n_ids, skew)
+        run_op(name, args)
+        results.append(args)
+    for other in results[1:]:
+        assert all(torch.equal(other[key], results[0][key]) for key in ("weight", *STATE_NAMES[name]))
+
+
+@cuda
+@every_op
+@pytest.mark.parametrize("n_ids", [80, 9000])
+def test_on_a_gpu_a_bad_id_turns_the_row_it_meets_into_nan(name, n_ids):
+    args = many(name, (5000, 12), n_ids, 1)
+    args["ids"] = args["ids"] % 4000 + 500  # neither the first row nor the last
+    clean = copied(args)
+    clean |= {"ids": args["ids"][10:].clone(), "row_grads": args["row_grads"][10:].clone()}
+    args["ids"][:10] = torch.tensor([-1, 5000, BIG, LAST, -LAST - 1, 2**32, 2**32 + 7, -5, 5001, -(2**32)])
+    run_op(name, args)
+    run_op(name, clean)
+    rows = args["weight"].isnan().any(1)
+    assert rows.nonzero().flatten().tolist() == [0, 4999]
+    assert args["weight"][rows].isnan().all()
+    # the others' sums need not have the same shape
+    torch.testing.assert_close(args["weight"][~rows], clean["weight"][~rows], rtol=1e-5, atol=1e-6)
+
+
+@cuda
+@every_op
+@pytest.mark.parametrize("n_ids", [0, 300, 9000])
+def test_a_captured_call_replays_on_changed_inputs_without_waiting(name, n_ids):
+    args, eager = (many(name, (3000, 20), n_ids, 4) for _ in range(2))
+    run_op(name, many(name, (3000, 20), n_ids, 4))  # loads the library
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run_op(name, args)
+    for seed in range(3):
+        batch = many(name, (3000, 20), n_ids, 4, seed=seed)
+        for key in ("ids", "row_grads"):
+            args[key].copy_(batch[key])
+            eager[key].copy_(batch[key])
+        for each in (args, eager):
+            each["lr"].fill_(0.1 * (seed + 1))
+        graph.replay()
+        with reporting_waits("error"):
+            run_op(name, eager)
+    for key in {"weight", "step", *STATE_NAMES[name]} & args.keys():
+        assert torch.equal(args[key], eager[key])
+
+
+@cuda
+@every_op
+def test_on_a_gpu_tensors_may_have_any_strides_and_alignment(name):
+    args = many(name, (3000, 20), 5000, 4)
+    expected = copied(args)
+    run_op(name, expected)
+    ids, row_grads = torch.empty(5000, 3, dtype=torch.int64, device="cuda"), torch.empty(20, 5000, device="cuda")
+    ids[:, 1], row_grads[:] = args["ids"], args["row_grads"].t()
+    flat = torch.empty(60_001, device="cuda")
+    args["weight"] = flat[1:].view(3000, 20).copy_(args["weight"])
+    args |= {"ids": ids[:, 1], "row_grads": row_grads.t()}
+    run_op(name, args)
+    torch.testing.assert_close(args["weight"], expected["weight"], rtol=1e-5, atol=1e-6)
+
+
+@cuda
+@every_op
+@pytest.mark.parametrize("key", ["ids", "row_grads", "lr"])
+def test_the_kernel_itself_refuses_tensors_of_another_device(name, key):
+    args = many(name, (50, 6), 80, 1)
+    args[key] = args[key].cpu()
+    overload = _library.OPS[NAMES[name]].overload
+    with pytest.raises(RuntimeError, match=r"on the device of weight|same device|devices"):
+        overload(*(args[argument.name] for argument in overload._schema.arguments))
 
 
 # Wrong inputs
