@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from bisect import bisect_right
 from decimal import Decimal, localcontext
 from itertools import accumulate
@@ -13,54 +12,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sampler_cases import (
+    MANY,
+    SAMPLERS,
+    call,
+    every_sampler,
+    every_tier,
+    needs_cpu,
+    seeds,
+    unigram_samplers,
+)
 
-from torchlayer import kernels
-from torchlayer.kernels import _build, _philox, _sampler_ops
+from torchlayer.kernels import _philox, _sampler_ops
 from torchlayer.kernels._library import OPS
 from torchlayer.kernels.samplers import (
     FixedUnigram,
     LearnedUnigram,
     SampledValues,
     all_candidate_sampler,
-    fixed_unigram_sampler,
-    learned_unigram_sampler,
     log_uniform_sampler,
     uniform_sampler,
 )
 
 REFERENCE = Path(__file__).parent / "reference"
-MANY = 2**27
-
-
-def no_cpu_kernels():
-    """Why this machine cannot have compiled kernels; a compiler that fails on our source is not a reason."""
-    if (os.environ.get("TORCHLAYER_BACKEND") or "auto") not in ("auto", "cpu", "cuda"):
-        return "TORCHLAYER_BACKEND asks for another backend"
-    try:
-        _build.cxx_compiler()
-    except _build.BuildError as error:
-        return None if kernels.compiled().cpu.name == "cpu" else str(error)
-    return None
-
-
-needs_cpu = pytest.mark.skipif(no_cpu_kernels() is not None, reason=f"no C++ kernels: {no_cpu_kernels()}")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-every_tier = pytest.mark.parametrize(
-    "tier", ["reference", pytest.param("cpu", marks=needs_cpu), pytest.param("cuda", marks=needs_cuda)]
-)
-
-
-def call(tier, op, labels, seed, *arguments):
-    """An op of a tier, its answers on the CPU."""
-    if tier == "reference":
-        return OPS[op].reference(labels, seed, *arguments)
-    moved = [value.to(tier) if isinstance(value, torch.Tensor) else value for value in (labels, seed, *arguments)]
-    return tuple(output.cpu() for output in OPS[op].overload(*moved))
-
-
-def seeds(n, start=0):
-    generator = torch.Generator().manual_seed(start)
-    return torch.randint(-(2**63), 2**63 - 1, (n, 2), generator=generator)
 
 
 # A sampler in Python's integers and its own exp, one draw after the other.
@@ -247,6 +221,8 @@ def test_exponential_is_exact_to_two_ulps():
 
 # Rounds without a look, and their bound
 
+every_tier_that_may_look = pytest.mark.parametrize("tier", ["reference", pytest.param("cpu", marks=needs_cpu)])
+
 BLIND = [(64, 50_000), (10, 10), (1, 1), (200, 1000), (1000, 10**6)]
 
 
@@ -269,16 +245,14 @@ def test_rounds_that_may_not_look_say_by_nan_that_they_did_not_suffice():
     assert bool(_sampler_ops._expected_count(torch.tensor([0.5, 0.1]), 3, n_tries).isnan().all())
 
 
-@every_tier
+@every_tier_that_may_look
 def test_a_search_without_end_ends(tier):
-    if tier == "cuda":
-        pytest.skip("nobody looks there: see the test above")
     labels, seed, weight = torch.tensor([0]), torch.tensor([1, 2]), torch.tensor([2**50, 1, 1])
     with pytest.raises(RuntimeError, match=r"weighted_sample needs more than 5000 draws to find 2 distinct classes of"):
         call(tier, "weighted_sample", labels, seed, weight, 2, True, 5000)
 
 
-@pytest.mark.parametrize("tier", ["reference", pytest.param("cpu", marks=needs_cpu)])
+@every_tier_that_may_look
 def test_the_bound_on_draws_is_exact(tier):
     arguments = torch.tensor([0]), seeds(1)[0], 40, 50, True
     n_tries = int(call(tier, "uniform_sample", *arguments, MANY)[3])
@@ -291,7 +265,6 @@ def test_the_bound_on_draws_is_exact(tier):
 # TensorFlow's numbers
 
 FILES = sorted(REFERENCE.glob("sampler_*.npz"))
-SAMPLERS = {"uniform": uniform_sampler, "log_uniform": log_uniform_sampler}
 
 
 def z_of_chi_square(found, expected, variance):
@@ -387,19 +360,6 @@ def test_all_candidates_and_their_log_counts():
     assert found.sampled_expected_count.log().tolist() == [0.0] * 5
 
 
-def unigram_samplers(n_classes):
-    fixed, learned = FixedUnigram(torch.arange(1, n_classes + 1)), LearnedUnigram(n_classes)
-    return {
-        "uniform": uniform_sampler,
-        "log_uniform": log_uniform_sampler,
-        "fixed": lambda *args, **kwargs: fixed_unigram_sampler(*args, **kwargs, unigram=fixed),
-        "learned": lambda *args, **kwargs: learned_unigram_sampler(*args, **kwargs, unigram=learned),
-    }
-
-
-every_sampler = pytest.mark.parametrize("kind", ["uniform", "log_uniform", "fixed", "learned"])
-
-
 @every_sampler
 def test_one_seed_one_sample_and_no_seed_other_samples(kind):
     labels, sampler = torch.tensor([[1, 2], [0, 4], [3, 3]]), unigram_samplers(1000)[kind]
@@ -457,22 +417,6 @@ def test_a_thousand_draws_show_the_probabilities(kind):
     assert bool(((torch.bincount(drawn, minlength=10) / 100 - expected).abs() < 0.05 * 1000 * 0.2).all())
     z = z_of_chi_square(torch.bincount(drawn, minlength=10).numpy(), 100 * expected.numpy(), 100 * expected.numpy())
     assert abs(z) < 4
-
-
-def test_learned_weights_are_one_and_the_labels_seen():
-    sampler = LearnedUnigram(10)
-    assert sampler(torch.full((10,), 3), 1, 10, unique=False).true_expected_count[0] == pytest.approx(0.1)
-    assert sampler.probability.tolist() == pytest.approx([0.05] * 3 + [0.55] + [0.05] * 6)
-    sampler = LearnedUnigram(10)
-    sampler(torch.tensor([i for i in range(10) for _ in range(i)]), 1, 10)
-    assert sampler.probability.tolist() == pytest.approx([(i + 1) / 55 for i in range(10)])
-
-
-def test_fixed_weights_to_a_power():
-    sampler = FixedUnigram([2.0**i for i in range(9)], distortion=0.8)
-    assert sampler.probability.tolist() == pytest.approx([2 ** (0.8 * i) / 197.05 for i in range(9)], rel=1e-4)
-    reserved = FixedUnigram([2.0**i for i in range(9)], distortion=0.8, n_reserved=2)
-    assert reserved.probability.tolist() == [0, 0, *sampler.probability.tolist()]
 
 
 # What other ports get wrong
@@ -578,263 +522,6 @@ def test_a_label_never_drawn_has_no_count(tier):
     assert bool((others > 0).all())
 
 
-# The modules
-
-
-def weights_with_extremes():
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(3000, generator=generator, dtype=torch.float64) ** 9
-
-
-TABLES = {
-    "extremes": weights_with_extremes(),
-    "Zipf": 1 / torch.arange(1, 5001),
-    "rising": torch.arange(1, 400),
-    "alike": torch.full((49,), 3),
-    "one": torch.tensor([2.0]),
-    "one among none": torch.tensor([0.0, 0.0, 5.0, 0.0]),
-    "one giant": torch.tensor([1.0] * 100 + [1e9]),
-    "one dwarf": torch.tensor([1.0] * 100 + [1e-300]),
-    "half none": torch.tensor([0.0, 1.0] * 50),
-}
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_the_table_holds_the_distribution(name):
-    sampler = FixedUnigram(TABLES[name])
-    n, p = len(sampler.alias), sampler.probability
-    threshold = sampler._threshold_bits.view(torch.float64)
-    assert bool(((threshold >= 0) & (threshold <= 1)).all())
-    held = (threshold / n).index_add(0, sampler.alias, (1 - threshold) / n)
-    torch.testing.assert_close(held, p, rtol=0, atol=1e-13)
-    torch.testing.assert_close(p, TABLES[name].double() / TABLES[name].double().sum())
-    assert bool((held[p == 0] == 0).all())
-
-
-def test_lists_arrays_and_tensors_of_weights_are_alike():
-    expected = FixedUnigram([1.0, 2.0, 5.0]).probability
-    for weights in (
-        np.array([1, 2, 5]),
-        torch.tensor([1, 2, 5], dtype=torch.uint8),
-        (1, 2, 5),
-        torch.tensor([1.0, 2, 5]),
-    ):
-        assert torch.equal(FixedUnigram(weights).probability, expected)
-
-
-def test_classes_without_weight_never_come():
-    sampler = FixedUnigram(torch.tensor([0.0, 1.0, 0.0, 3.0]), n_reserved=2)
-    drawn = sampler(torch.tensor([3]), 20_000, 6, unique=False).sampled
-    assert drawn.unique().tolist() == [3, 5]
-    assert torch.bincount(drawn)[5].item() / 20_000 == pytest.approx(0.75, abs=0.02)
-
-
-def test_a_table_survives_half_precision_and_is_no_part_of_a_checkpoint():
-    sampler = FixedUnigram(weights_with_extremes())
-    before = sampler.probability.clone()
-    assert torch.equal(sampler.half().probability, before)
-    assert not sampler.state_dict()
-
-
-def test_learned_counts_are_saved_and_only_training_counts():
-    sampler, other = LearnedUnigram(5), LearnedUnigram(5)
-    sampler(torch.tensor([[1, 1], [4, 1]]), 2, 5)
-    assert sampler.weight.tolist() == [1, 4, 1, 1, 2]
-    other.load_state_dict(sampler.state_dict())
-    assert torch.equal(other.weight, sampler.weight)
-    sampler.eval()(torch.tensor([1]), 2, 5)
-    assert torch.equal(other.weight, sampler.weight)
-
-
-def test_learned_counts_are_used_from_the_next_draw_on():
-    sampler = LearnedUnigram(4)
-    labels = torch.tensor([2] * 96)
-    assert sampler(labels, 1, 4, unique=False).true_expected_count[0] == 0.25
-    assert sampler(labels, 1, 4, unique=False).true_expected_count[0] == pytest.approx(0.97)
-
-
-def test_samplers_describe_themselves():
-    assert repr(FixedUnigram([1.0, 0.0, 2.0])) == "FixedUnigram(n_classes=3, n_drawable=2)"
-    assert repr(LearnedUnigram(7)) == "LearnedUnigram(n_classes=7)"
-
-
-# Errors
-
-GOOD = torch.tensor([1, 2])
-SEED = torch.tensor([1, 2])
-
-
-def log_uniform(labels=GOOD, n_sampled=3, n_classes=10, **kwargs):
-    return log_uniform_sampler(labels, n_sampled, n_classes, **kwargs)
-
-
-def fixed(labels=GOOD, n_sampled=2, n_classes=5, weights=(0.0, 1.0, 1.0, 0.0), **kwargs):
-    return FixedUnigram(list(weights), n_reserved=1)(labels, n_sampled, n_classes, **kwargs)
-
-
-BAD = [
-    (log_uniform, {"labels": [1, 2]}, TypeError, "log_uniform_sampler needs a tensor of labels, got list; use torch."),
-    (log_uniform, {"labels": None}, TypeError, "a tensor of labels, got NoneType"),
-    (log_uniform, {"labels": torch.ones(2)}, TypeError, "labels of an integer dtype, got torch.float32; call labels"),
-    (log_uniform, {"labels": torch.ones(2).half()}, TypeError, "labels of an integer dtype, got torch.float16"),
-    (log_uniform, {"labels": torch.ones(2).bool()}, TypeError, "labels of an integer dtype, got torch.bool"),
-    (log_uniform, {"labels": torch.ones(2).cfloat()}, TypeError, "labels of an integer dtype, got torch.complex64"),
-    (log_uniform, {"labels": GOOD.to_sparse()}, TypeError, "needs dense labels, got a sparse or nested tensor"),
-    (log_uniform, {"labels": torch.tensor([1, -1])}, IndexError, r"label -1 at row 1 is outside \[0, 10\)"),
-    (log_uniform, {"labels": torch.tensor([10, 1])}, IndexError, r"label 10 at row 0 is outside \[0, 10\)"),
-    (log_uniform, {"labels": torch.tensor(10)}, IndexError, r"label 10 at row 0 is outside \[0, 10\)"),
-    (log_uniform, {"labels": torch.tensor([[1, 2], [3, 99]])}, IndexError, r"label 99 at row \(1, 1\) is outside"),
-    (log_uniform, {"labels": torch.tensor([2**63 - 1])}, IndexError, "label 9223372036854775807 at row 0 is outside"),
-    (log_uniform, {"labels": torch.tensor([-(2**63)])}, IndexError, "label -9223372036854775808 at row 0 is outside"),
-    (log_uniform, {"labels": torch.tensor([2**31])}, IndexError, "label 2147483648 at row 0 is outside"),
-    (log_uniform, {"n_sampled": 0}, ValueError, "log_uniform_sampler needs n_sampled at least 1, got 0"),
-    (log_uniform, {"n_sampled": -3}, ValueError, "needs n_sampled at least 1, got -3"),
-    (log_uniform, {"n_sampled": 2.0}, TypeError, "needs n_sampled as an int, got float"),
-    (log_uniform, {"n_sampled": True}, TypeError, "needs n_sampled as an int, got bool"),
-    (log_uniform, {"n_sampled": torch.tensor(3)}, TypeError, "needs n_sampled as an int, got Tensor"),
-    (
-        log_uniform,
-        {"n_sampled": 11},
-        ValueError,
-        "cannot draw 11 distinct classes of 10; lower n_sampled or pass uniqu",
-    ),
-    (log_uniform, {"n_classes": 0}, ValueError, r"needs n_classes from 1 to 2\^40, got 0"),
-    (log_uniform, {"n_classes": -1}, ValueError, r"needs n_classes from 1 to 2\^40, got -1"),
-    (log_uniform, {"n_classes": 2**40 + 1}, ValueError, r"needs n_classes from 1 to 2\^40, got 1099511627777"),
-    (log_uniform, {"n_classes": "10"}, TypeError, "needs n_classes as an int, got str"),
-    (log_uniform, {"seed": 5}, TypeError, r"needs a seed of two int64, like torch.tensor\(\[1, 2\]\), got 5"),
-    (log_uniform, {"seed": torch.tensor([1])}, TypeError, r"a seed of two int64, .*, got \(1,\) torch.int64"),
-    (log_uniform, {"seed": torch.tensor([[1, 2]])}, TypeError, r"a seed of two int64, .*, got \(1, 2\) torch.int64"),
-    (log_uniform, {"seed": torch.tensor([1.0, 2.0])}, TypeError, r"a seed of two int64, .*, got \(2,\) torch.float32"),
-    (log_uniform, {"seed": SEED.int()}, TypeError, r"a seed of two int64, .*, got \(2,\) torch.int32"),
-    (log_uniform, {"seed": SEED.to("meta")}, ValueError, "needs labels and seed on one device, got cpu and meta"),
-    (uniform_sampler, {"labels": GOOD, "n_sampled": 3, "n_classes": 2}, ValueError, "uniform_sampler cannot draw 3"),
-    (
-        uniform_sampler,
-        {"labels": GOOD, "n_sampled": 1, "n_classes": 2},
-        IndexError,
-        "uniform_sampler: label 2 at row 1",
-    ),
-    (
-        all_candidate_sampler,
-        {"labels": GOOD, "n_sampled": 3, "n_classes": 5},
-        ValueError,
-        "takes all 5 classes, got n_s",
-    ),
-    (
-        all_candidate_sampler,
-        {"labels": GOOD, "n_sampled": 2, "n_classes": 2},
-        IndexError,
-        "label 2 at row 1 is outside",
-    ),
-    (all_candidate_sampler, {"labels": [1], "n_sampled": 2, "n_classes": 2}, TypeError, "needs a tensor of labels"),
-    (FixedUnigram, {"weights": [1.0, -1.0]}, ValueError, "finite and not negative, got -1.0 at 1"),
-    (FixedUnigram, {"weights": [1.0, math.nan]}, ValueError, "finite and not negative, got nan at 1"),
-    (FixedUnigram, {"weights": [math.inf, 1.0]}, ValueError, "finite and not negative, got inf at 0"),
-    (FixedUnigram, {"weights": [0.0, 0.0]}, ValueError, "a sum above zero and finite, got 0.0 for 2 weights"),
-    (FixedUnigram, {"weights": []}, ValueError, "a sum above zero and finite, got 0.0 for 0 weights"),
-    (FixedUnigram, {"weights": [1e200, 1.0], "distortion": 2.0}, ValueError, "a sum above zero and finite, got inf"),
-    (FixedUnigram, {"weights": [0.0, 1.0], "distortion": -1.0}, ValueError, "a sum above zero and finite, got inf"),
-    (FixedUnigram, {"weights": ["a", "b"]}, TypeError, "FixedUnigram needs weights that are real numbers: "),
-    (FixedUnigram, {"weights": [1.0, [2.0]]}, TypeError, "FixedUnigram needs weights that are real numbers: "),
-    (FixedUnigram, {"weights": None}, TypeError, "FixedUnigram needs weights that are real numbers: "),
-    (FixedUnigram, {"weights": [[1.0]]}, ValueError, r"one weight a class, a 1-D tensor, got shape \(1, 1\)"),
-    (FixedUnigram, {"weights": torch.tensor(1.0)}, ValueError, r"one weight a class, a 1-D tensor, got shape \(\)"),
-    (FixedUnigram, {"weights": torch.ones(2).bool()}, TypeError, "weights that are real numbers, got torch.bool"),
-    (
-        FixedUnigram,
-        {"weights": torch.ones(2).cfloat()},
-        TypeError,
-        "weights that are real numbers, got torch.complex64",
-    ),
-    (FixedUnigram, {"weights": [1.0], "distortion": math.nan}, ValueError, "a finite distortion, got nan"),
-    (FixedUnigram, {"weights": [1.0], "n_reserved": -1}, ValueError, "n_reserved of 0 or more, got -1"),
-    (FixedUnigram, {"weights": [1.0], "n_reserved": 1.5}, ValueError, "n_reserved of 0 or more, got 1.5"),
-    (
-        fixed,
-        {"labels": torch.tensor([2, 0])},
-        ValueError,
-        "label 0 at row 1 is reserved or has weight zero, so it is n",
-    ),
-    (
-        fixed,
-        {"labels": torch.tensor([[4], [2]])},
-        ValueError,
-        r"label 4 at row \(0, 0\) is reserved or has weight zero",
-    ),
-    (
-        fixed,
-        {"labels": torch.tensor([2, 5])},
-        IndexError,
-        r"fixed_unigram_sampler: label 5 at row 1 is outside \[0, 5\)",
-    ),
-    (
-        fixed,
-        {"n_sampled": 3},
-        ValueError,
-        "cannot draw 3 distinct classes: only 2 of 5 have a weight above zero; lower",
-    ),
-    (fixed, {"n_classes": 6}, ValueError, "fixed_unigram_sampler has weights for 5 classes, got n_classes 6"),
-    (fixed, {"labels": GOOD.to("meta")}, ValueError, r"has its weights on cpu, got labels on meta; call .to\(device\)"),
-    (LearnedUnigram, {"n_classes": 0}, ValueError, r"LearnedUnigram needs n_classes from 1 to 2\^40, got 0"),
-    (LearnedUnigram, {"n_classes": 2.5}, TypeError, "LearnedUnigram needs n_classes as an int, got float"),
-    (LearnedUnigram(4), {"labels": GOOD, "n_sampled": 2, "n_classes": 5}, ValueError, "has weights for 4 classes, got"),
-    (LearnedUnigram(4), {"labels": GOOD, "n_sampled": 5, "n_classes": 4}, ValueError, "cannot draw 5 distinct classes"),
-    (LearnedUnigram(4), {"labels": -GOOD, "n_sampled": 2, "n_classes": 4}, IndexError, "label -1 at row 0 is outside"),
-    (
-        fixed_unigram_sampler,
-        {"labels": GOOD, "n_sampled": 1, "n_classes": 2, "unigram": torch.ones(2)},
-        TypeError,
-        r"fixed_unigram_sampler needs unigram=FixedUnigram\(weights\), got Tensor",
-    ),
-    (
-        learned_unigram_sampler,
-        {"labels": GOOD, "n_sampled": 1, "n_classes": 2, "unigram": None},
-        TypeError,
-        r"learned_unigram_sampler needs unigram=LearnedUnigram\(n_classes\), got NoneType",
-    ),
-]
-
-
-@pytest.mark.parametrize(("function", "arguments", "error", "text"), BAD)
-def test_bad_input_says_what_to_do(function, arguments, error, text):
-    with pytest.raises(error, match=text):
-        function(**arguments)
-
-
-def test_a_refused_call_counts_no_labels():
-    sampler = LearnedUnigram(4)
-    with pytest.raises(IndexError):
-        sampler(torch.tensor([1, 4]), 2, 4)
-    assert sampler.weight.tolist() == [1] * 4
-
-
-ONE = torch.ones(5, dtype=torch.float64)
-WEIGHT = torch.ones(5, dtype=torch.int64)
-
-NATIVE_BAD = [
-    ("uniform_sample", (GOOD.int(), SEED, 2, 5, True, MANY), "uniform_sample needs int64 labels, got Int"),
-    ("uniform_sample", (GOOD, SEED.int(), 2, 5, True, MANY), "needs a seed of two int64"),
-    ("uniform_sample", (GOOD, SEED[:1], 2, 5, True, MANY), "needs a seed of two int64"),
-    ("log_uniform_sample", (GOOD, SEED, 2, 0, True, MANY), r"needs 1 to 2\^40 classes, got 0"),
-    ("log_uniform_sample", (GOOD, SEED, 2, 2**40 + 1, True, MANY), r"needs 1 to 2\^40 classes, got 1099511627777"),
-    ("log_uniform_sample", (GOOD, SEED, 6, 5, True, MANY), "cannot draw 6 distinct classes of 5"),
-    ("log_uniform_sample", (GOOD, SEED, 0, 5, False, MANY), "cannot draw 0 classes of 5"),
-    ("alias_sample", (GOOD, SEED, ONE[:4], ONE, WEIGHT, 2, True, MANY), "needs probability as one Double a class"),
-    ("alias_sample", (GOOD, SEED, ONE, ONE.float(), WEIGHT, 2, True, MANY), "needs threshold as one Double a class"),
-    ("alias_sample", (GOOD, SEED, ONE, ONE, WEIGHT.int(), 2, True, MANY), "needs alias as one Long a class"),
-    ("weighted_sample", (GOOD, SEED, ONE, 2, True, MANY), "needs weight as one Long a class"),
-    ("weighted_sample", (GOOD, SEED, WEIGHT[:, None], 2, True, MANY), "needs weight as one Long a class"),
-]
-
-
-@needs_cpu
-@pytest.mark.parametrize(("op", "arguments", "text"), NATIVE_BAD)
-def test_compiled_ops_check_their_own_arguments(op, arguments, text):
-    with pytest.raises(RuntimeError, match=text):
-        OPS[op].overload(*arguments)
-
-
 # As ops
 
 
@@ -872,37 +559,3 @@ def test_meta_tensors_know_their_shape(kind):
     }[kind]
     found = sampler(torch.empty(3, 2, dtype=torch.int64, device="meta"), 6, 50)
     assert [tuple(values.shape) for values in found] == [(6,), (3, 2), (6,)]
-
-
-@needs_cuda
-@every_sampler
-def test_a_gpu_draws_what_a_cpu_draws_and_waits_for_nothing(kind):
-    labels, seed = torch.arange(40).view(20, 2), torch.tensor([3, 4])
-    cpu = unigram_samplers(500)[kind](labels, 100, 500, seed=seed)
-    modules = {"fixed": FixedUnigram(torch.arange(1, 501)).cuda(), "learned": LearnedUnigram(500).cuda()}
-    gpu_sampler = modules.get(kind) or SAMPLERS[kind]
-    labels, seed = labels.cuda(), seed.cuda()
-    gpu_sampler(labels, 100, 500, seed=seed)
-    if kind == "learned":
-        modules["learned"].weight.fill_(1)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        gpu = gpu_sampler(labels, 100, 500, seed=seed)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert torch.equal(gpu.sampled.cpu(), cpu.sampled)
-    torch.testing.assert_close(gpu.true_expected_count.cpu(), cpu.true_expected_count)
-
-
-@needs_cuda
-def test_a_replayed_graph_draws_afresh():
-    labels = torch.arange(10, device="cuda")
-    log_uniform_sampler(labels, 50, 10_000)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = log_uniform_sampler(labels, 50, 10_000)
-    drawn = []
-    for _ in range(3):
-        graph.replay()
-        drawn.append(tuple(found.sampled.tolist()))
-    assert len(set(drawn)) == 3
