@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import torchlayer as tl
-from torchlayer.layers import _recurrence, recurrent
+from torchlayer.layers import _recurrence, dynamic, recurrent
 from torchlayer.layers._recurrence import backwards, masked
 
 L = tl.layers
@@ -277,7 +277,7 @@ def test_without_a_look_at_the_lengths_nothing_changes(make, n_layer, return_las
 def test_an_impossible_length_that_nobody_looks_at_spoils_its_sequence_only(
     cell, length, return_last, unseen, monkeypatch
 ):
-    monkeypatch.setattr(L.DynamicRNNLayer, "_checked", lambda self, lengths, x: lengths)
+    monkeypatch.setattr(L.DynamicRNNLayer, "_checked", lambda self, lengths, x: dynamic.marked(lengths, x.shape[1]))
     layer = L.DynamicRNNLayer(cell_fn=cell, n_hidden=4, return_last=return_last)
     y = layer(torch.ones(2, 5, 3), torch.tensor([length, 3]))
     assert y[0].isnan().all()

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._waits import reporting_waits
+
 
 class Skip(Exception):
     """Why a check does not apply."""
@@ -171,12 +173,9 @@ def _graph(case: Case) -> None:
 
 
 def _sync(case: Case) -> None:
-    arguments, before = each(torch.clone, case.sample), torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    arguments = each(torch.clone, case.sample)
+    with reporting_waits("error"):
         case.call(arguments)
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
 
 
 Check = tuple[str, Callable[[Case], None], str]  # its name, itself, and what to do where it fails

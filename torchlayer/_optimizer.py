@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from . import kernels
+from .optim import RowOptimizer
 
 
 def settle(optimizer: Optimizer, will_be_captured: bool) -> None:
@@ -36,6 +37,8 @@ def what_a_replay_would_miss(optimizer: Optimizer) -> str | None:
             continue
         if isinstance(optimizer, Adagrad) and not group["lr_decay"]:
             continue
+        if isinstance(optimizer, RowOptimizer):  # every state is a tensor on the device, the count of steps among them
+            continue
         return f"{name} may count its steps in Python, where a replay does not see them"
     return None
 
@@ -43,10 +46,11 @@ def what_a_replay_would_miss(optimizer: Optimizer) -> str | None:
 class LearningRate:
     """A group's learning rate as a device scalar during capture, so that replays can follow a schedule."""
 
-    def __init__(self, group: dict[str, Any], device: torch.device):
+    def __init__(self, group: dict[str, Any], device: torch.device, optimizer: Optimizer | None = None):
         self.group = group
         # a plain foreach SGD reads a tensor rate back to the host; such optimisers are captured again instead
         takes_tensor = group.get("fused") or ("betas" in group and group.get("capturable"))
+        takes_tensor = takes_tensor or isinstance(optimizer, RowOptimizer)
         self.is_live = bool(takes_tensor) and isinstance(group["lr"], float | int)
         if self.is_live:
             self.value = float(group["lr"])

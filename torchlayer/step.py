@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ._optimizer import LearningRate, captured_update, settle, what_a_replay_would_miss
+from ._waits import reporting_waits
 
 _MOST_RECORDINGS = 32  # each keeps its batch and its gradients on the device
 
@@ -206,17 +207,13 @@ class TrainStep:
     @contextmanager
     def _watching_for_waits(self) -> Iterator[None]:
         """Notice a step that waits for the device (``.item()``, a copy to the host): it cannot be captured."""
-        before = torch.cuda.get_sync_debug_mode()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
+            with reporting_waits("warn"):
                 yield
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
         waits = [w for w in caught if "synchronizing CUDA operation" in str(w.message)]
         for w in caught:
-            if w not in waits and "Synchronization debug mode is a prototype" not in str(w.message):
+            if w not in waits:
                 warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
         if waits:
             self._give_up(f"it waits for the device in {waits[0].filename}:{waits[0].lineno}")

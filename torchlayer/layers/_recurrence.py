@@ -5,7 +5,8 @@ Three ways to honour the lengths of a padded batch, where outputs beyond the len
 * packed: lengths on the CPU. Torch's own way, and the one whose work shrinks with the lengths.
 * masked: lengths on a GPU, or an export. The whole batch runs and what lies beyond the end is cut off, so
   nothing waits for the device. What an LSTM remembers at the end is lost on the way: this way gives no final state.
-* looped: cells that torch does not know. At every step, sequences that have ended keep their old state.
+* looped: cells that torch does not know, and final states where nothing may wait, as in a CUDA graph. At every step,
+  sequences that have ended keep their old state.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.backends.cudnn.rnn import get_cudnn_mode
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..network import map_state
-from .base import Initializer
+from .base import Initializer, exporting
 from .cells import Cell, LSTMState
 
 State = tuple[Any, ...]  # of a stack: its cells' states
@@ -71,7 +72,7 @@ def run_fused(
     with_state: bool,
 ) -> tuple[Tensor, list[State] | None]:
     """One stack forwards, or two of one cell each in both directions at once, by torch's own recurrence."""
-    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_dynamo_compiling() and not exporting():
         return _uncompiled(stacks, x, states, lengths, keep, with_state)
     kind: str = stacks[0].fused or ""
     cells = [cell for layer in zip(*stacks) for cell in layer]  # torch's order: by layer, then by direction
@@ -83,7 +84,7 @@ def run_fused(
     # the masks on a layer's output and on the next one's input are one mask that keeps their product
     between = 1 - keep.input * keep.output
     settings = (True, len(stacks[0]), between, torch.is_grad_enabled() or between > 0, len(stacks) == 2)
-    if x.is_cuda and not torch.compiler.is_exporting():
+    if x.is_cuda and not exporting():
         _compact(stacks, kind, weights, x.shape[2])
 
     recurrence: Callable[..., Any] = getattr(torch, kind)
@@ -104,22 +105,26 @@ def _uncompiled(*args: Any) -> tuple[Tensor, list[State] | None]:
 
 def packable(lengths: Tensor, with_state: bool) -> bool:
     """Whether to pack: where it costs no wait for the device, or is the fastest way to a state."""
-    if (
-        lengths.is_meta
-        or torch.compiler.is_exporting()
-        or (lengths.is_cuda and torch.cuda.is_current_stream_capturing())
-    ):
+    if lengths.is_meta or exporting():
         return False  # nobody can look at them
-    return with_state or not lengths.is_cuda
+    return not lengths.is_cuda or (with_state and _may_wait())
+
+
+def _may_wait() -> bool:
+    """Whether nobody minds a wait for the device: no capture does now, and none is being prepared.
+
+    Who has torch report waits, as :class:`torchlayer.TrainStep` does before a capture, is shown the way without them.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    return not (torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode())
 
 
 def masked(y: Tensor, lengths: Tensor) -> Tensor:
-    """0 beyond each sequence's length, and NaN all along where a length is impossible: nothing waits here to raise."""
-    T, lengths = y.shape[1], lengths.to(y.device)
-    possible = (lengths >= 0) & (lengths <= T)
-    running = (torch.arange(T, device=y.device) < lengths[:, None]) & possible[:, None]
-    beyond = torch.where(possible, 0.0, torch.nan).to(y.dtype)
-    return torch.where(running[..., None], y, beyond[:, None, None])
+    """0 beyond each sequence's length, and NaN all along where a length is negative: nothing waits here to raise."""
+    lengths = lengths.to(y.device)[:, None, None]
+    running = torch.arange(y.shape[1], device=y.device)[:, None] < lengths  # (N, T, 1)
+    return torch.where(running, y, torch.where(lengths < 0, torch.nan, 0.0).to(y.dtype))
 
 
 def backwards(x: Tensor, lengths: Tensor | None) -> Tensor:

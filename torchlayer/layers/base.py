@@ -133,6 +133,11 @@ def has_bias(b_init: Any) -> bool:
     return b_init is not None and b_init is not False and not (isinstance(b_init, int | float) and b_init == 0)
 
 
+def exporting() -> bool:
+    """``torch.compiler.is_exporting()``, which torch 2.11 takes to be true in whatever it compiles."""
+    return torch.compiler._is_exporting_flag
+
+
 def shown(fn: Any) -> str:
     """The name of a function or module, for printing."""
     return getattr(fn, "__name__", None) or type(fn).__name__

@@ -60,7 +60,12 @@ class Dynamic(Recurrent):
                     f"sequence {row}; pad the batch further, or clamp the lengths"
                 )
             return lengths.long()
-        return lengths.to(x.device, torch.int64)
+        return marked(lengths.to(x.device, torch.int64), T)
+
+
+def marked(lengths: Tensor, n_steps: int) -> Tensor:
+    """Lengths that nobody looks at: an impossible one becomes -1, which the outputs show as NaN."""
+    return torch.where((lengths >= 0) & (lengths <= n_steps), lengths, -1)
 
 
 class DynamicRNNLayer(Dynamic):

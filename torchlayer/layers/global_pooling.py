@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..network import Network
-from .base import Layer, refuse_empty, refuse_integers
+from .base import Layer, exporting, refuse_empty, refuse_integers
 from .pooling import PoolLayer
 
 _SHAPES = {1: "(N, T, C)", 2: "(N, H, W, C)", 3: "(N, D, H, W, C)"}
@@ -32,9 +32,9 @@ class _GlobalPool(Layer):
 class _GlobalMax(_GlobalPool):
     def forward(self, x: Tensor) -> Tensor:
         axes = self._axes(x)
-        if x.device.type == "cpu" and x.is_floating_point():
+        if x.device.type == "cpu" and x.is_floating_point() and not exporting():
             # Pooling remembers where the maxima were, which on a CPU takes a quarter of the time of looking for them in
-            # the backward pass. On CUDA it would give each maximum to a single thread.
+            # the backward pass. On CUDA it would give each maximum to a single thread, and ONNX may not know it.
             wide = x if x.dim() == 4 else x.flatten(1, -2).unsqueeze(1)  # (N, 1, T, C) of a sequence
             return F.adaptive_max_pool2d(wide.movedim(-1, 1), 1).flatten(1)
         return x.amax(axes)

@@ -47,7 +47,7 @@ def retrieve_seq_length_op(data: Tensor) -> Tensor:
     """
     if data.dim() != 3:
         raise ValueError(f"retrieve_seq_length_op takes (N, T, D), got {tuple(data.shape)}; for ids use ..._op2")
-    return (data != 0).any(2).sum(1)
+    return data.any(2).sum(1)
 
 
 def retrieve_seq_length_op2(data: Tensor) -> Tensor:

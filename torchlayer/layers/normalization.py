@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from ..activation import identity
 from ..initializers import constant, random_normal, truncated_normal
 from ..network import Shape
-from .base import Activation, Layer, fill, refuse_integers, shown
+from .base import Activation, Layer, exporting, fill, refuse_integers, shown
 
 
 class BatchNormLayer(Layer):
@@ -136,7 +136,7 @@ class BatchNormLayer(Layer):
             self.moving_mean.lerp_(x.reshape(-1).to(self.moving_mean.dtype), 1 - self.decay)
             self.moving_variance.mul_(self.decay)
         zero, one = torch.zeros_like(self.moving_mean), torch.ones_like(self.moving_mean)
-        return F.batch_norm(x - x, zero, one, self.gamma, self.beta, False, 0, 0.0)
+        return F.batch_norm(x - x, zero, one, self.gamma, self.beta, False, 0.0, self.epsilon)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         for key, buffer in self._buffers.items():
@@ -187,7 +187,7 @@ class InstanceNormLayer(Layer):
         if not 3 <= x.dim() <= 5 or x.shape[-1] != self.scale.shape[0] or not x.is_floating_point():
             _channels(tuple(x.shape), (3, 5), "instance normalisation", self.scale.shape[0])
             refuse_integers(x, "instance normalisation")
-        if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+        if x.dtype == self.scale.dtype in (torch.float32, torch.float64) and not exporting():
             return self.act(self._side_by_side(x))
         # F.instance_norm is this but for refusing one value a channel, which is its own mean: the result is the offset
         y = torch.instance_norm(
@@ -199,11 +199,13 @@ class InstanceNormLayer(Layer):
         """Batch norm of an image whose channels are all channels of all examples.
 
         torch's instance norm turns the data channels first and back, twice; here a copy each way lays examples side by
-        side. Batch norm sums up plainly, so the means are taken off beforehand: the result does not depend on them.
+        side. On a CPU batch norm sums up plainly, so the means are taken off beforehand: the result does not depend on
+        them. On CUDA it merges means and variances (Welford's way), and that is not needed.
         """
         n, n_channels, sizes = x.shape[0], x.shape[-1], x.shape[1:-1]
         rows = x.movedim(0, -2).reshape(math.prod(sizes), n * n_channels)
-        rows = rows - rows.detach().mean(0)
+        if not x.is_cuda:
+            rows = rows - rows.detach().mean(0)
         scale, offset = self.scale.repeat(n), self.offset.repeat(n)
         y = torch.batch_norm(rows, scale, offset, None, None, True, 0.0, self.epsilon, False)
         return y.view(*sizes, n, n_channels).movedim(-2, 0).contiguous()
@@ -263,7 +265,8 @@ class GroupNormLayer(Layer):
         wide = x.unsqueeze(1) if x.dim() == 3 else x  # (N, 1, T, C): three axes have no channels_last memory
         # F.group_norm is this but for refusing one value a group, which is its own mean: the result is beta
         y = torch.group_norm(wide.movedim(-1, 1), self.groups, self.gamma, self.beta, self.epsilon)
-        return self.act(y.movedim(1, -1).reshape(x.shape))
+        y = y.movedim(1, -1)
+        return self.act(y.squeeze(1) if x.dim() == 3 else y)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, epsilon={self.epsilon}, act={shown(self.act)}"
