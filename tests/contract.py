@@ -15,6 +15,10 @@ import torchlayer as tl
 L = tl.layers
 
 
+def _sum_of_squares(net: Any, *xs: torch.Tensor) -> torch.Tensor:
+    return net(*xs).square().sum()
+
+
 @dataclass(frozen=True)
 class Row:
     """``make(net_or_None)`` builds the layer, named ``a``; ``inputs`` are shapes with ``None`` for the batch."""
@@ -26,6 +30,7 @@ class Row:
     dtype: torch.dtype = torch.float32  # of the inputs; ids are below 5
     needs_network: bool = False  # meaningful only on a network, as a decoder is
     fullgraph: bool = True  # compiles as one graph; torch's own recurrences run between two
+    cost: Callable[..., torch.Tensor] = _sum_of_squares  # a number that every parameter has a part in
 
     def tensors(self, n: int, device: str = "cpu") -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(n)
@@ -238,6 +243,14 @@ ROWS = [
         lambda n: L.AverageEmbeddingInputlayer(n, 5, 4, name="a"),
         ((None, 3),),
         torch.int64,
+    ),
+    Row(
+        "word2vec",
+        L.Word2vecEmbeddingInputlayer,
+        lambda n: L.Word2vecEmbeddingInputlayer(n, None, 5, 4, 3, name="a"),
+        ((None,),),
+        torch.int64,
+        cost=lambda net, ids: net.nce_cost(ids, (ids + 1) % 5),
     ),
     Row("one_hot", L.OneHotInputLayer, lambda n: L.OneHotInputLayer(n, depth=5, name="a"), ((None, 3),), torch.int32),
     Row(

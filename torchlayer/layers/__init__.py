@@ -110,5 +110,7 @@ from .spatial_transformer import SpatialTransformer2dAffineLayer as SpatialTrans
 from .spatial_transformer import batch_transformer as batch_transformer
 from .spatial_transformer import transformer as transformer
 from .time_distributed import TimeDistributedLayer as TimeDistributedLayer
+from .word2vec import Word2vecEmbeddingInputlayer as Word2vecEmbeddingInputlayer
+from .word2vec import Word2vecNetwork as Word2vecNetwork
 from .wrapping import LambdaLayer as LambdaLayer
 from .wrapping import TorchLayer as TorchLayer
