@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._checks import check_ids, check_sequences, describe, in_float, n_rows, same_shape, wide
+from .kernels.linear_cross_entropy import NO_TARGET
+from .kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from .regularizers import (
     l1_regularizer,
     l2_regularizer,
@@ -38,6 +40,7 @@ __all__ = [
     "l1_regularizer",
     "l2_regularizer",
     "li_regularizer",
+    "linear_cross_entropy",
     "lo_regularizer",
     "maxnorm_i_regularizer",
     "maxnorm_o_regularizer",
@@ -47,10 +50,6 @@ __all__ = [
     "sigmoid_cross_entropy",
     "sum_regularizer",
 ]
-
-# F.cross_entropy skips the rows whose target is its ignore_index, -100 by default. We skip none, so this is an id that
-# no label has; not the smallest int64, which is what a NaN turns into when it is cast.
-_NO_TARGET_IS_IGNORED = -(2**62)
 
 
 def cross_entropy(output: Tensor, target: Tensor, name: str | None = None) -> Tensor:
@@ -344,7 +343,7 @@ def _softmax_loss(logits: Tensor, ids: Tensor, reduction: str) -> Tensor:
         ids = ids.reshape(-1)
     if ids.dtype != torch.int64:
         ids = ids.long()
-    return F.cross_entropy(wide(logits), ids, ignore_index=_NO_TARGET_IS_IGNORED, reduction=reduction)
+    return F.cross_entropy(wide(logits), ids, ignore_index=NO_TARGET, reduction=reduction)
 
 
 def _ratio(owner: str, part: Tensor, whole: Tensor, smooth: float, epsilon: float = 0.0) -> Tensor:

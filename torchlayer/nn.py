@@ -1,4 +1,4 @@
-"""Output layers for large vocabularies: they own the classes' weights, sample in training, and measure in full."""
+"""Output layers for large vocabularies: they own the classes' weights, and never hold all of the logits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .kernels._sampled_loss import REDUCTIONS, autocasting, sum_dtype
+from .kernels.linear_cross_entropy import linear_cross_entropy
 from .kernels.nce import nce_loss
 from .kernels.sampled_softmax import sampled_softmax_loss
 from .kernels.samplers import SampledValues, log_uniform_sampler
@@ -256,3 +257,67 @@ class NCELoss(_SampledLoss):
         for part in self._by_classes(hidden, lambda logits: F.softplus(logits).sum(1)):
             losses = losses + part
         return REDUCTIONS[self.reduction](losses - self._true_logits(hidden, labels).mean(1))
+
+
+class LinearCrossEntropyLoss(nn.Module):
+    """Softmax over all classes, as exact as ``F.cross_entropy``, that never holds the ``(N, V)`` logits.
+
+    :func:`torchlayer.kernels.linear_cross_entropy` with a weight and a bias of its own. To share an embedding's
+    weight, assign it: ``loss.weight = net.embedding.embeddings``. For predictions use the parameters:
+    ``F.linear(hidden, loss.weight, loss.bias)``.
+
+    Args:
+        n_features: size ``D`` of a row of ``hidden``.
+        n_classes: ``V``.
+        bias: whether classes have a bias.
+        reduction: "none", "mean" or "sum".
+        ignore_index: targets of this value count for nothing.
+        chunk_size: rows of ``hidden`` at a time; by default as many as make four million logits, at least 128.
+
+    Shape:
+        hidden ``(N, D)`` or ``(..., D)``, target ``(N,)`` or ``(...)`` of any integer type; returns a scalar, or the
+        target's shape without a reduction. Parameters ``weight`` ``(V, D)`` and ``bias`` ``(V,)``.
+
+    >>> loss = LinearCrossEntropyLoss(n_features=16, n_classes=10000)
+    >>> loss(torch.randn(8, 16), torch.randint(10000, (8,))).backward()
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        n_features: int,
+        n_classes: int,
+        bias: bool = True,
+        reduction: str = "mean",
+        ignore_index: int | None = None,
+        chunk_size: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if n_features < 1 or n_classes < 1:
+            raise ValueError(f"n_features and n_classes are at least 1, got {n_features} and {n_classes}")
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"LinearCrossEntropyLoss needs reduction 'none', 'mean' or 'sum', got {reduction!r}")
+        self.n_features, self.n_classes = n_features, n_classes
+        self.reduction, self.ignore_index, self.chunk_size = reduction, ignore_index, chunk_size
+        self.weight = nn.Parameter(torch.empty(n_classes, n_features, device=device, dtype=dtype))
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(n_classes, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights of standard deviation ``1 / sqrt(n_features)``, so that logits start near one; biases of zero."""
+        nn.init.normal_(self.weight, std=self.n_features**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor, target: Tensor) -> Tensor:
+        return linear_cross_entropy(
+            hidden, self.weight, target, self.bias, self.reduction, self.ignore_index, self.chunk_size
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.n_features}, {self.n_classes}, bias={self.bias is not None}, reduction={self.reduction!r}"
