@@ -2,7 +2,7 @@
 // back. The loss itself is a function of one row of logits, which sampled_softmax.cpp and nce.cpp supply.
 #pragma once
 
-#include "check.h"
+#include "sampled_loss_arguments.h"
 #include "vector_math.h"
 
 #include <algorithm>
@@ -24,19 +24,6 @@ constexpr int64_t kBlockLogits = 1 << 17;
 // Multiply-adds for one thread below which a second one costs more than it brings.
 constexpr int64_t kGrain = 16384;
 
-// The arguments that both losses take, once they are known to fit together. N rows, T labels each, K samples,
-// V classes, D features.
-struct SampledLoss {
-  Tensor weight;                // (V, D), any strides
-  std::optional<Tensor> bias;   // (V,), any stride
-  Tensor hidden;                // (N, D), from here on contiguous
-  Tensor labels;                // (N, T) int64
-  Tensor sampled;               // (K,) int64
-  std::optional<Tensor> true_expected_count, sampled_expected_count;  // (N, T), (K,) in the type of the sums, or none
-  bool remove_accidental_hits;
-  int64_t n_rows, n_true, n_sampled, n_classes, n_features;
-};
-
 // std::out_of_range and nothing else reaches Python as IndexError.
 inline void check_ids(const char* op, const char* argument, const Tensor& ids, int64_t n_classes) {
   const int64_t* id = ids.const_data_ptr<int64_t>();
@@ -54,55 +41,11 @@ inline SampledLoss check_sampled_loss(const char* op, const Tensor& weight, cons
                                       const std::optional<Tensor>& true_expected_count,
                                       const std::optional<Tensor>& sampled_expected_count,
                                       bool remove_accidental_hits) {
-  using torch::headeronly::ScalarType;
-  const bool ranks = weight.dim() == 2 && hidden.dim() == 2 && labels.dim() == 2 && sampled.dim() == 1;
-  STD_TORCH_CHECK(ranks, op, " needs weight (V, D), hidden (N, D), labels (N, T) and sampled (K,)");
-  SampledLoss loss{weight, bias, torch::stable::contiguous(hidden), torch::stable::contiguous(labels),
-                   torch::stable::contiguous(sampled), std::nullopt, std::nullopt, remove_accidental_hits,
-                   hidden.size(0), labels.size(1), sampled.size(0), weight.size(0), weight.size(1)};
-  STD_TORCH_CHECK(hidden.size(1) == loss.n_features && labels.size(0) == loss.n_rows, op,
-                  " needs weight (V, D), hidden (N, D) and labels (N, T) that agree in D and N");
-  STD_TORCH_CHECK(loss.n_classes > 0 && loss.n_features > 0 && loss.n_true > 0 && loss.n_sampled > 0, op,
-                  " needs at least one class, feature, label a row and sample");
-  STD_TORCH_CHECK(hidden.scalar_type() == weight.scalar_type() &&
-                      (!bias || bias->scalar_type() == weight.scalar_type()),
-                  op, " needs weight, bias and hidden of one dtype");
-  STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long && sampled.scalar_type() == ScalarType::Long, op,
-                  " needs int64 labels and samples");
-  STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == loss.n_classes), op, " needs bias (V,)");
-  STD_TORCH_CHECK(true_expected_count.has_value() == sampled_expected_count.has_value(), op,
-                  " needs both expected counts or neither");
-  if (true_expected_count) {
-    const auto real = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-    STD_TORCH_CHECK(true_expected_count->scalar_type() == real && sampled_expected_count->scalar_type() == real, op,
-                    " needs expected counts in ", torch::headeronly::toString(real));
-    STD_TORCH_CHECK(true_expected_count->dim() == 2 && true_expected_count->size(0) == loss.n_rows &&
-                        true_expected_count->size(1) == loss.n_true && sampled_expected_count->dim() == 1 &&
-                        sampled_expected_count->size(0) == loss.n_sampled,
-                    op, " needs expected counts in the shapes of labels and samples");
-    loss.true_expected_count = torch::stable::contiguous(*true_expected_count);
-    loss.sampled_expected_count = torch::stable::contiguous(*sampled_expected_count);
-  }
-  bool cpu = weight.is_cpu() && hidden.is_cpu() && labels.is_cpu() && sampled.is_cpu() && (!bias || bias->is_cpu());
-  cpu = cpu && (!true_expected_count || (true_expected_count->is_cpu() && sampled_expected_count->is_cpu()));
-  STD_TORCH_CHECK(cpu, op, " needs all tensors on one device");
+  SampledLoss loss = check_arguments(op, weight, bias, hidden, labels, sampled, true_expected_count,
+                                     sampled_expected_count, remove_accidental_hits);
   check_ids(op, "labels", loss.labels, loss.n_classes);
   check_ids(op, "sampled ids", loss.sampled, loss.n_classes);
   return loss;
-}
-
-// One value a row, as the losses return it and their backward is given it.
-inline void check_per_row(const char* op, const char* argument, const Tensor& tensor, const SampledLoss& loss) {
-  using torch::headeronly::ScalarType;
-  const auto real = loss.weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  STD_TORCH_CHECK(tensor.dim() == 1 && tensor.size(0) == loss.n_rows && tensor.scalar_type() == real && tensor.is_cpu(),
-                  op, " needs ", argument, " (N,) in ", torch::headeronly::toString(real));
-}
-
-inline Tensor per_row(const SampledLoss& loss) {
-  using torch::headeronly::ScalarType;
-  const auto real = loss.weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  return torch::stable::new_empty(loss.hidden, {loss.n_rows}, real);
 }
 
 // into = a @ b, by torch's own matrix product.
