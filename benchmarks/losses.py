@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from torchlayer.kernels import compiled
 from torchlayer.kernels._library import OPS
+from torchlayer.kernels._sampled_loss import kept_bytes
 from torchlayer.kernels.nce import nce_loss
 from torchlayer.kernels.sampled_softmax import sampled_softmax_loss
 from torchlayer.kernels.samplers import log_uniform_sampler
@@ -97,13 +98,13 @@ def tier(p: Problem, loss: str, which: str) -> tuple[Tensor, Tensor, Tensor, Ten
     forward, backward = OPS[name], OPS[f"{name}_backward"]
     forward, backward = (op.overload if which == "kernel" else op.reference for op in (forward, backward))
     arguments = (*p[:3], p.labels[:, None], p.sampled, p.true_count[:, None], p.sampled_count)
-    remove = loss != "nce"
+    remove, keep = loss != "nce", kept_bytes(*arguments[:5])
     with torch.no_grad():
         if loss == "nce":
-            losses = forward(*arguments, remove, False)
-            return losses, *backward(torch.ones_like(losses), *arguments, remove)
-        losses, log_sum_exp = forward(*arguments, remove, False)
-        return losses, *backward(torch.ones_like(losses), *arguments, log_sum_exp, remove)
+            losses, kept = forward(*arguments, remove, False, keep)
+            return losses, *backward(torch.ones_like(losses), *arguments, kept, remove)
+        losses, log_sum_exp, kept = forward(*arguments, remove, False, keep)
+        return losses, *backward(torch.ones_like(losses), *arguments, log_sum_exp, kept, remove)
 
 
 def full(p: Problem, n_chunks: int) -> None:

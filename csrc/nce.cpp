@@ -10,9 +10,10 @@ using torchlayer::SampledRows;
 constexpr const char* kForward = "nce_loss";
 constexpr const char* kBackward = "nce_loss_backward";
 
-Tensor nce_loss(Tensor weight, std::optional<Tensor> bias, Tensor hidden, Tensor labels, Tensor sampled,
-                std::optional<Tensor> true_expected_count, std::optional<Tensor> sampled_expected_count,
-                bool remove_accidental_hits, bool sparse) {
+std::tuple<Tensor, Tensor> nce_loss(Tensor weight, std::optional<Tensor> bias, Tensor hidden, Tensor labels,
+                                    Tensor sampled, std::optional<Tensor> true_expected_count,
+                                    std::optional<Tensor> sampled_expected_count, bool remove_accidental_hits,
+                                    bool sparse, int64_t keep_bytes) {
   (void)sparse;  // how the gradient is stored, which is autograd's business
   const SampledLoss arguments =
       torchlayer::check_sampled_loss(kForward, weight, bias, hidden, labels, sampled, true_expected_count,
@@ -32,20 +33,21 @@ Tensor nce_loss(Tensor weight, std::optional<Tensor> bias, Tensor hidden, Tensor
       loss[i] = sum;
     });
   });
-  return losses;
+  return {losses, torchlayer::kept(arguments, keep_bytes)};
 }
 
-std::tuple<Tensor, Tensor, Tensor> nce_loss_backward(Tensor grad, Tensor weight, std::optional<Tensor> bias,
-                                                     Tensor hidden, Tensor labels, Tensor sampled,
-                                                     std::optional<Tensor> true_expected_count,
-                                                     std::optional<Tensor> sampled_expected_count,
-                                                     bool remove_accidental_hits) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> nce_loss_backward(Tensor grad, Tensor weight, std::optional<Tensor> bias,
+                                                             Tensor hidden, Tensor labels, Tensor sampled,
+                                                             std::optional<Tensor> true_expected_count,
+                                                             std::optional<Tensor> sampled_expected_count, Tensor kept,
+                                                             bool remove_accidental_hits) {
+  (void)kept;  // nothing: the logits are computed again
   const SampledLoss arguments =
       torchlayer::check_sampled_loss(kBackward, weight, bias, hidden, labels, sampled, true_expected_count,
                                      sampled_expected_count, remove_accidental_hits);
   torchlayer::check_per_row(kBackward, "grad", grad, arguments);
   const Tensor grads = torch::stable::contiguous(grad);
-  std::tuple<Tensor, Tensor, Tensor> gradients;
+  std::tuple<Tensor, Tensor, Tensor, Tensor> gradients;
   torchlayer::dispatch_floating(hidden, kBackward, [&](auto zero) {
     using Rows = SampledRows<decltype(zero)>;
     using real = typename Rows::real;

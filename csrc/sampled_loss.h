@@ -102,13 +102,14 @@ class SampledRows {
   }
 
   // The same, where `visit` puts the gradient in place of each logit. Returns the gradients of hidden (N, D), and of
-  // the rows (K + N * T, D) and biases (K + N * T,) of classes cat(sampled, labels).
+  // the rows (K + N * T, D) and biases (K + N * T,) of classes cat(sampled, labels), and those ids.
   template <typename Visit>
-  std::tuple<Tensor, Tensor, Tensor> backward(const Visit& visit) {
+  std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Visit& visit) {
     const int64_t k = loss_.n_sampled, t = loss_.n_true, d = loss_.n_features, rows = k + loss_.n_rows * t;
     Tensor d_hidden = torch::stable::empty_like(loss_.hidden);
     Tensor d_rows = torch::stable::new_empty(loss_.hidden, {rows, d});
     Tensor d_biases = torch::stable::new_empty(loss_.hidden, {rows}, kReal);  // few, so not worth rounding
+    Tensor ids = torch::stable::new_empty(loss_.hidden, {rows}, torch::headeronly::ScalarType::Long);
     Tensor d_sampled = torch::stable::new_zeros(loss_.hidden, {k, d}, kReal);  // summed over blocks
     std::vector<real> d_offset(k, 0);
     real* sums = d_sampled.template mutable_data_ptr<real>();
@@ -159,7 +160,9 @@ class SampledRows {
       store_scaled(to_rows + begin, sums + begin, real(1), end - begin);
     });
     std::copy(d_offset.begin(), d_offset.end(), to_biases);
-    return {d_hidden, d_rows, d_biases};
+    const int64_t* sampled_ids = loss_.sampled.template const_data_ptr<int64_t>();
+    std::copy(labels_, labels_ + loss_.n_rows * t, std::copy(sampled_ids, sampled_ids + k, ids.mutable_data_ptr<int64_t>()));
+    return {d_hidden, d_rows, d_biases, ids};
   }
 
  private:

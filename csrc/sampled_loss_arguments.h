@@ -80,4 +80,9 @@ inline Tensor per_row(const SampledLoss& loss) {
   return torch::stable::new_empty(loss.hidden, {loss.n_rows}, real);
 }
 
+// What the forward leaves for the backward, as the kernels of a device see fit.
+inline Tensor kept(const SampledLoss& loss, int64_t n_bytes) {
+  return torch::stable::new_empty(loss.hidden, {n_bytes}, torch::headeronly::ScalarType::Byte);
+}
+
 }  // namespace torchlayer

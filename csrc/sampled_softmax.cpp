@@ -29,10 +29,11 @@ real log_sum_exp(const real* sampled, int64_t n_sampled, const real* truth, int6
   return shift + std::log(sum);
 }
 
-std::tuple<Tensor, Tensor> sampled_softmax_loss(Tensor weight, std::optional<Tensor> bias, Tensor hidden, Tensor labels,
-                                                Tensor sampled, std::optional<Tensor> true_expected_count,
-                                                std::optional<Tensor> sampled_expected_count,
-                                                bool remove_accidental_hits, bool sparse) {
+std::tuple<Tensor, Tensor, Tensor> sampled_softmax_loss(Tensor weight, std::optional<Tensor> bias, Tensor hidden,
+                                                        Tensor labels, Tensor sampled,
+                                                        std::optional<Tensor> true_expected_count,
+                                                        std::optional<Tensor> sampled_expected_count,
+                                                        bool remove_accidental_hits, bool sparse, int64_t keep_bytes) {
   (void)sparse;  // how the gradient is stored, which is autograd's business
   const SampledLoss arguments =
       torchlayer::check_sampled_loss(kForward, weight, bias, hidden, labels, sampled, true_expected_count,
@@ -53,20 +54,21 @@ std::tuple<Tensor, Tensor> sampled_softmax_loss(Tensor weight, std::optional<Ten
       loss[i] = log_sum[i] - mean;
     });
   });
-  return {losses, log_sums};
+  return {losses, log_sums, torchlayer::kept(arguments, keep_bytes)};
 }
 
-std::tuple<Tensor, Tensor, Tensor> sampled_softmax_loss_backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_softmax_loss_backward(
     Tensor grad, Tensor weight, std::optional<Tensor> bias, Tensor hidden, Tensor labels, Tensor sampled,
     std::optional<Tensor> true_expected_count, std::optional<Tensor> sampled_expected_count, Tensor log_sum_exp,
-    bool remove_accidental_hits) {
+    Tensor kept, bool remove_accidental_hits) {
+  (void)kept;  // nothing: the logits are computed again
   const SampledLoss arguments =
       torchlayer::check_sampled_loss(kBackward, weight, bias, hidden, labels, sampled, true_expected_count,
                                      sampled_expected_count, remove_accidental_hits);
   torchlayer::check_per_row(kBackward, "grad", grad, arguments);
   torchlayer::check_per_row(kBackward, "log_sum_exp", log_sum_exp, arguments);
   const Tensor grads = torch::stable::contiguous(grad), log_sums = torch::stable::contiguous(log_sum_exp);
-  std::tuple<Tensor, Tensor, Tensor> gradients;
+  std::tuple<Tensor, Tensor, Tensor, Tensor> gradients;
   torchlayer::dispatch_floating(hidden, kBackward, [&](auto zero) {
     using Rows = SampledRows<decltype(zero)>;
     using real = typename Rows::real;

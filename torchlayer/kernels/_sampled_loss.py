@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_MOST_KEPT = 128 * 2**20
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda losses: losses,
     "mean": lambda losses: losses.mean(),
@@ -182,6 +183,7 @@ class Logits:
         bad_samples = check_ids(name, "sampled ids", sampled, n_classes)
         self.bad = bad_labels.any(1) | bad_samples.any()  # (N,)
         labels, sampled = labels.clamp(0, n_classes - 1), sampled.clamp(0, n_classes - 1)
+        self.ids = torch.cat((sampled, labels.flatten()))  # (K + N * T,)
 
         with torch.autocast(hidden.device.type, enabled=False):  # a reference is exact, whoever calls it
             self.hidden = hidden.to(real)
@@ -199,8 +201,8 @@ class Logits:
             self.targets = torch.zeros_like(self.all)
             self.targets[:, : self.n_true] = 1 / self.n_true
 
-    def gradients(self, grad: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """From the gradient of every logit to those of ``hidden``, of the rows and of the biases."""
+    def gradients(self, grad: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """From the gradient of every logit to those of ``hidden``, of the rows and of the biases, and the rows' ids."""
         grad = grad.masked_fill(self.bad[:, None], 0)
         true, noise = grad[:, : self.n_true], grad[:, self.n_true :].masked_fill(self.hits, 0)
         with torch.autocast(grad.device.type, enabled=False):
@@ -209,24 +211,41 @@ class Logits:
         true_rows = (true[:, :, None] * self.hidden[:, None, :]).flatten(0, 1)  # (N * T, D)
         rows = torch.cat((by_samples, true_rows))
         biases = torch.cat((noise.sum(0), true.flatten()))
-        return d_hidden.to(dtype), rows.to(dtype), biases
+        return d_hidden.to(dtype), rows.to(dtype), biases, self.ids
 
 
-def fake_gradients(hidden: Tensor, labels: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shapes of ``d_hidden`` and of the rows and biases of classes ``cat(sampled, labels)``."""
+def kept_bytes(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tensor, sampled: Tensor) -> int:
+    """How much the forward kernel may leave for the backward one, which otherwise computes the logits again.
+
+    Few samples' errors are kept in float32; of many, what sixteen bits hold of them, up to 128 MiB.
+    """
+    wanted = any(t is not None and t.requires_grad for t in (weight, bias, hidden)) and torch.is_grad_enabled()
+    if hidden.device.type != "cuda" or weight.dtype == torch.float64 or not wanted:
+        return 0
+    (n, n_true), n_sampled, n_features = labels.shape, sampled.shape[0], hidden.shape[1]
+    if n_sampled <= 256 and n_features <= 256 and n_true <= 8:
+        return 4 * n * (n_sampled + n_true)
+    return min(2 * n * n_sampled, _MOST_KEPT) if weight.dtype == torch.bfloat16 else 0
+
+
+def nothing_kept(losses: Tensor, keep_bytes: int) -> Tensor:
+    """What takes the place of it where nobody reads it."""
+    return losses.new_empty((keep_bytes,), dtype=torch.uint8)
+
+
+def fake_gradients(hidden: Tensor, labels: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Shapes of ``d_hidden``, of the rows and biases of classes ``cat(sampled, labels)``, and of those ids."""
     n_rows = sampled.shape[0] + labels.shape[0] * labels.shape[1]
     return (
         hidden.new_empty(hidden.shape),
         hidden.new_empty((n_rows, hidden.shape[1])),
         hidden.new_empty((n_rows,), dtype=sum_dtype(hidden.dtype)),
+        hidden.new_empty((n_rows,), dtype=torch.int64),
     )
 
 
-def parameter_gradient(parameter: Tensor, labels: Tensor, sampled: Tensor, rows: Tensor, sparse: bool) -> Tensor:
-    """The gradient of weight or bias from that of the rows of classes ``cat(sampled, labels)``."""
-    ids = torch.cat((sampled, labels.flatten()))
-    if parameter.device.type != "cpu":
-        ids = ids.clamp(0, parameter.shape[0] - 1)  # of a bad id, whose rows are zero
+def parameter_gradient(parameter: Tensor, ids: Tensor, rows: Tensor, sparse: bool) -> Tensor:
+    """The gradient of weight or bias from that of the rows of classes ``ids``."""
     if sparse:
         return torch.sparse_coo_tensor(ids[None], rows.to(parameter.dtype), parameter.shape, check_invariants=False)
     if parameter.dtype in (torch.float32, torch.float64):

@@ -16,6 +16,8 @@ from ._sampled_loss import (
     check_per_row,
     example,
     fake_gradients,
+    kept_bytes,
+    nothing_kept,
     parameter_gradient,
     prepare,
     sum_dtype,
@@ -81,17 +83,21 @@ def nce_loss(
     tensor([1.4349])
     """
     arguments = prepare(_NAME, weight, bias, hidden, labels, sampled_values, subtract_log_q, reduction)
-    return REDUCTIONS[reduction](torch.ops.torchlayer.nce_loss(*arguments, remove_accidental_hits, sparse))
+    keep = kept_bytes(*arguments[:5])
+    losses, _ = torch.ops.torchlayer.nce_loss(*arguments, remove_accidental_hits, sparse, keep)
+    return REDUCTIONS[reduction](losses)
 
 
-def _reference(*arguments: Any) -> Tensor:
-    logits = Logits(_NAME, *arguments[:-1])
+def _reference(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *arguments, _, keep_bytes = arguments
+    logits = Logits(_NAME, *arguments)
     true, noise = logits.all[:, : logits.n_true], logits.all[:, logits.n_true :]
     if logits.n_true == 1:
         losses = -F.logsigmoid(true)  # softplus(x) - x, which does not cancel for large x
     else:
         losses = -F.logsigmoid(-true) - true / logits.n_true
-    return (losses.sum(1) - F.logsigmoid(-noise).sum(1)).masked_fill(logits.bad, torch.nan)
+    losses = (losses.sum(1) - F.logsigmoid(-noise).sum(1)).masked_fill(logits.bad, torch.nan)
+    return losses, nothing_kept(losses, keep_bytes)
 
 
 def _reference_backward(
@@ -103,8 +109,9 @@ def _reference_backward(
     sampled: Tensor,
     true_expected_count: Tensor | None,
     sampled_expected_count: Tensor | None,
+    kept: Tensor,
     remove_accidental_hits: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     counts = true_expected_count, sampled_expected_count
     logits = Logits(f"{_NAME}_backward", weight, bias, hidden, labels, sampled, *counts, remove_accidental_hits)
     check_per_row(f"{_NAME}_backward", "grad", grad, weight, labels)
@@ -114,44 +121,49 @@ def _reference_backward(
     return logits.gradients(grad[:, None] * errors, hidden.dtype)
 
 
-def _fake(weight: Tensor, bias: Tensor | None, hidden: Tensor, *_: Any) -> Tensor:
-    return hidden.new_empty((hidden.shape[0],), dtype=sum_dtype(weight.dtype))
+def _fake(weight: Tensor, bias: Tensor | None, hidden: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    losses = hidden.new_empty((hidden.shape[0],), dtype=sum_dtype(weight.dtype))
+    return losses, nothing_kept(losses, rest[-1])
 
 
 def _fake_backward(
     grad: Tensor, weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tensor, sampled: Tensor, *_: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return fake_gradients(hidden, labels, sampled)
 
 
 def _example(device: torch.device) -> tuple[Any, ...]:
-    return *example(device), False
+    return *example(device), False, 0
 
 
 def _example_backward(device: torch.device) -> tuple[Any, ...]:
     arguments = example(device)
-    return torch.ones(arguments[2].shape[0], device=device), *arguments
+    losses, kept = _reference(*arguments, False, 0)
+    return torch.ones_like(losses), *arguments[:-1], kept, arguments[-1]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.remove_accidental_hits, ctx.sparse = inputs[-2:]
-    ctx.save_for_backward(*inputs[:-2])
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.remove_accidental_hits, ctx.sparse, _ = inputs[-3:]
+    _, kept = output
+    ctx.mark_non_differentiable(kept)
+    ctx.save_for_backward(*inputs[:-3], kept)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    weight, bias, labels, sampled = (ctx.saved_tensors[place] for place in (0, 1, 3, 4))
-    d_hidden, d_rows, d_biases = torch.ops.torchlayer.nce_loss_backward(
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    weight, bias = ctx.saved_tensors[:2]
+    d_hidden, d_rows, d_biases, ids = torch.ops.torchlayer.nce_loss_backward(
         grad, *ctx.saved_tensors, ctx.remove_accidental_hits
     )
     needs_weight, needs_bias = ctx.needs_input_grad[:2]
-    d_weight = parameter_gradient(weight, labels, sampled, d_rows, ctx.sparse) if needs_weight else None
-    d_bias = parameter_gradient(bias, labels, sampled, d_biases, ctx.sparse) if needs_bias else None
-    return d_weight, d_bias, d_hidden, None, None, None, None, None, None
+    d_weight = parameter_gradient(weight, ids, d_rows, ctx.sparse) if needs_weight else None
+    d_bias = parameter_gradient(bias, ids, d_biases, ctx.sparse) if needs_bias else None
+    return d_weight, d_bias, d_hidden, None, None, None, None, None, None, None
 
 
 _library.define(
     "nce_loss(Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
-    "Tensor? true_expected_count, Tensor? sampled_expected_count, bool remove_accidental_hits, bool sparse) -> Tensor",
+    "Tensor? true_expected_count, Tensor? sampled_expected_count, bool remove_accidental_hits, bool sparse, "
+    "int keep_bytes) -> (Tensor, Tensor)",
     _reference,
     _fake,
     _example,
@@ -160,8 +172,8 @@ _library.define(
 )
 _library.define(
     "nce_loss_backward(Tensor grad, Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
-    "Tensor? true_expected_count, Tensor? sampled_expected_count, bool remove_accidental_hits) "
-    "-> (Tensor, Tensor, Tensor)",
+    "Tensor? true_expected_count, Tensor? sampled_expected_count, Tensor kept, "
+    "bool remove_accidental_hits) -> (Tensor, Tensor, Tensor, Tensor)",
     _reference_backward,
     _fake_backward,
     _example_backward,

@@ -15,6 +15,8 @@ from ._sampled_loss import (
     check_per_row,
     example,
     fake_gradients,
+    kept_bytes,
+    nothing_kept,
     parameter_gradient,
     prepare,
     sum_dtype,
@@ -79,15 +81,17 @@ def sampled_softmax_loss(
     tensor([0.0949])
     """
     arguments = prepare(_NAME, weight, bias, hidden, labels, sampled_values, subtract_log_q, reduction)
-    losses, _ = torch.ops.torchlayer.sampled_softmax_loss(*arguments, remove_accidental_hits, sparse)
+    keep = kept_bytes(*arguments[:5])
+    losses, _, _ = torch.ops.torchlayer.sampled_softmax_loss(*arguments, remove_accidental_hits, sparse, keep)
     return REDUCTIONS[reduction](losses)
 
 
-def _reference(*arguments: Any) -> tuple[Tensor, Tensor]:
-    logits = Logits(_NAME, *arguments[:-1])
+def _reference(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *arguments, _, keep_bytes = arguments
+    logits = Logits(_NAME, *arguments)
     log_sum_exp = logits.all.logsumexp(1)
     losses = log_sum_exp - logits.all[:, : logits.n_true].mean(1)
-    return losses.masked_fill(logits.bad, torch.nan), log_sum_exp
+    return losses.masked_fill(logits.bad, torch.nan), log_sum_exp, nothing_kept(losses, keep_bytes)
 
 
 def _reference_backward(
@@ -100,8 +104,9 @@ def _reference_backward(
     true_expected_count: Tensor | None,
     sampled_expected_count: Tensor | None,
     log_sum_exp: Tensor,
+    kept: Tensor,
     remove_accidental_hits: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     counts = true_expected_count, sampled_expected_count
     logits = Logits(f"{_NAME}_backward", weight, bias, hidden, labels, sampled, *counts, remove_accidental_hits)
     check_per_row(f"{_NAME}_backward", "grad", grad, weight, labels)
@@ -110,49 +115,49 @@ def _reference_backward(
     return logits.gradients(grad[:, None] * (probabilities - logits.targets), hidden.dtype)
 
 
-def _fake(weight: Tensor, bias: Tensor | None, hidden: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake(weight: Tensor, bias: Tensor | None, hidden: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     losses = hidden.new_empty((hidden.shape[0],), dtype=sum_dtype(weight.dtype))
-    return losses, torch.empty_like(losses)
+    return losses, torch.empty_like(losses), nothing_kept(losses, rest[-1])
 
 
 def _fake_backward(
     grad: Tensor, weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tensor, sampled: Tensor, *_: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return fake_gradients(hidden, labels, sampled)
 
 
 def _example(device: torch.device) -> tuple[Any, ...]:
-    return *example(device), False
+    return *example(device), False, 0
 
 
 def _example_backward(device: torch.device) -> tuple[Any, ...]:
     arguments = example(device)
-    losses, log_sum_exp = _reference(*arguments, False)
-    return torch.ones_like(losses), *arguments[:-1], log_sum_exp, arguments[-1]
+    losses, log_sum_exp, kept = _reference(*arguments, False, 0)
+    return torch.ones_like(losses), *arguments[:-1], log_sum_exp, kept, arguments[-1]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.remove_accidental_hits, ctx.sparse = inputs[-2:]
-    _, log_sum_exp = output
-    ctx.mark_non_differentiable(log_sum_exp)
-    ctx.save_for_backward(*inputs[:-2], log_sum_exp)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.remove_accidental_hits, ctx.sparse, _ = inputs[-3:]
+    _, log_sum_exp, kept = output
+    ctx.mark_non_differentiable(log_sum_exp, kept)
+    ctx.save_for_backward(*inputs[:-3], log_sum_exp, kept)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    weight, bias, labels, sampled = (ctx.saved_tensors[place] for place in (0, 1, 3, 4))
-    d_hidden, d_rows, d_biases = torch.ops.torchlayer.sampled_softmax_loss_backward(
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    weight, bias = ctx.saved_tensors[:2]
+    d_hidden, d_rows, d_biases, ids = torch.ops.torchlayer.sampled_softmax_loss_backward(
         grad, *ctx.saved_tensors, ctx.remove_accidental_hits
     )
     needs_weight, needs_bias = ctx.needs_input_grad[:2]
-    d_weight = parameter_gradient(weight, labels, sampled, d_rows, ctx.sparse) if needs_weight else None
-    d_bias = parameter_gradient(bias, labels, sampled, d_biases, ctx.sparse) if needs_bias else None
-    return d_weight, d_bias, d_hidden, None, None, None, None, None, None
+    d_weight = parameter_gradient(weight, ids, d_rows, ctx.sparse) if needs_weight else None
+    d_bias = parameter_gradient(bias, ids, d_biases, ctx.sparse) if needs_bias else None
+    return d_weight, d_bias, d_hidden, None, None, None, None, None, None, None
 
 
 _library.define(
     "sampled_softmax_loss(Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
-    "Tensor? true_expected_count, Tensor? sampled_expected_count, bool remove_accidental_hits, bool sparse) "
-    "-> (Tensor, Tensor)",
+    "Tensor? true_expected_count, Tensor? sampled_expected_count, bool remove_accidental_hits, bool sparse, "
+    "int keep_bytes) -> (Tensor, Tensor, Tensor)",
     _reference,
     _fake,
     _example,
@@ -162,7 +167,7 @@ _library.define(
 _library.define(
     "sampled_softmax_loss_backward(Tensor grad, Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, "
     "Tensor sampled, Tensor? true_expected_count, Tensor? sampled_expected_count, Tensor log_sum_exp, "
-    "bool remove_accidental_hits) -> (Tensor, Tensor, Tensor)",
+    "Tensor kept, bool remove_accidental_hits) -> (Tensor, Tensor, Tensor, Tensor)",
     _reference_backward,
     _fake_backward,
     _example_backward,
