@@ -38,13 +38,14 @@ __device__ inline void arrive_and_expect(uint64_t* barrier, uint32_t bytes) {
                : "memory");
 }
 
-// Arrives at the barrier of that name in another block of the cluster, or in this one.
+// Arrives at the barrier of that name in another block of the cluster, or in this one. Only what this thread has read is
+// done with by then: to publish what it has written, a release at the cluster's scope costs a thousand cycles.
 __device__ inline void arrive_in_block(uint64_t* barrier, uint32_t block) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}" ::"r"(shared_address(barrier)),
       "r"(block)
       : "memory");
@@ -55,7 +56,7 @@ __device__ inline void wait(uint64_t* barrier, uint32_t parity) {
       "{\n"
       ".reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra finished;\n"
       "bra again;\n"
       "finished:\n"
@@ -109,6 +110,21 @@ __device__ inline void copy_box(void* to, const CUtensorMap* matrix, int column,
           "r"(shared_address(to)),
       "l"(matrix), "r"(column), "r"(row), "r"(shared_address(barrier))
       : "memory");
+}
+
+// So many bytes, a multiple of sixteen, from and to a multiple of sixteen.
+__device__ inline void copy_bytes(void* to, const void* from, uint32_t n_bytes, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(to)),
+      "l"(__cvta_generic_to_global(from)), "r"(n_bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
+// A box into the second-level cache, for a copy to come.
+__device__ inline void fetch_box(const CUtensorMap* matrix, int column, int row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(matrix), "r"(column), "r"(row)
+               : "memory");
 }
 
 __device__ inline void copy_box_to(uint16_t blocks, void* to, const CUtensorMap* matrix, int column, int row,

@@ -40,6 +40,16 @@ inline int n_pairs_of_multiprocessors(const SampledLoss& loss) {
 
 inline int divide_up(int64_t n, int64_t by) { return static_cast<int>((n + by - 1) / by); }
 
+// Calls `body` with the number of rows that a warp takes, so that a thread has loads enough in flight, and warps are many.
+template <typename Body>
+void by_row_length(const SampledLoss& loss, const Body& body) {
+  if (loss.n_features <= 256 && loss.n_rows >= 16384) {
+    body(std::integral_constant<int, 4>{});
+  } else {
+    body(std::integral_constant<int, 1>{});
+  }
+}
+
 inline CUtensorMap matrix(const char* op, const void* data, int64_t rows, int64_t columns, int64_t pitch,
                           uint32_t box_rows) {
   CUtensorMap map;
@@ -55,9 +65,10 @@ void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, in
                    int64_t n_kept_rows) {
   const auto* hidden = static_cast<const __nv_bfloat16*>(loss.hidden.const_data_ptr()) + first * loss.n_features;
   const int64_t d = loss.n_features;
-  Errors given{kept.columns, references, kept.labels + first * loss.n_true, sums, exponents, static_cast<int>(n),
-               loss.remove_accidental_hits ? static_cast<int>(loss.n_true) : 0, static_cast<int>(n_kept_rows),
-               divide_up(n, kPairRows), divide_up(loss.n_sampled, kColumns), divide_up(d, kDepth)};
+  const Errors given{kept.offsets, kept.ids, kept.repeats, references, kept.labels + first * loss.n_true,
+                     kept.hits + first * loss.n_true, sums, exponents, static_cast<int>(n),
+                     loss.remove_accidental_hits ? static_cast<int>(loss.n_true) : 0, static_cast<int>(n_kept_rows),
+                     divide_up(n, kPairRows), divide_up(loss.n_sampled, kColumns), divide_up(d, kDepth)};
   const int n_clusters = std::min(n_pairs_of_multiprocessors(loss), given.n_pairs * given.n_tiles);
   launch_with_memory(op, loss.hidden, find_errors<Loss>, dim3(2 * n_clusters), dim3(kThreads), sizeof(Shared),
                      matrix(op, hidden, n, d, d, kRows), matrix(op, kept.samples, loss.n_sampled, d, d, kRows),
@@ -77,13 +88,22 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
   }
   const Given<torch::headeronly::BFloat16> given(loss);
   const int n_tiles = divide_up(loss.n_sampled, kColumns), n_columns = n_tiles * kColumns;
-  launch(op, loss.hidden, prepare, dim3(divide_up(n_columns + loss.n_rows, kWarps) + 1), dim3(32 * kWarps), given, kept,
-         n_columns);
+  by_row_length(loss, [&](auto n) {
+    constexpr int kRowsAWarp = decltype(n)::value;
+    const int n_row_warps = divide_up(loss.n_rows, kRowsAWarp);
+    launch(op, loss.hidden, prepare<kRowsAWarp>, dim3(divide_up(n_columns + n_row_warps, kWarps) + 1),
+           dim3(32 * kWarps), given, kept, n_columns, n_row_warps);
+  });
+  if (loss.remove_accidental_hits) {
+    const int64_t n_label_blocks = divide_up(loss.n_rows * loss.n_true, 32);
+    launch(op, loss.hidden, find_hits, dim3(static_cast<unsigned>(n_label_blocks + n_columns / 32)), dim3(32 * kWarps),
+           given, kept, n_label_blocks);
+  }
   const Tensor sums = torch::stable::new_empty(losses, {(Loss::kNormalised ? 2 : 1) * n_tiles, loss.n_rows});
   float* sum = sums.mutable_data_ptr<float>();
   float* exponents = Loss::kNormalised ? sum + n_tiles * loss.n_rows : nullptr;
   launch_errors<Loss>(op, loss, kept, 0, loss.n_rows, kept.references, sum, exponents, kept.errors, kept.n_kept_rows);
-  launch(op, loss.hidden, finish_losses<Loss>, dim3(divide_up(loss.n_rows, 32 * kWarps)), dim3(32 * kWarps), given,
+  launch(op, loss.hidden, finish_losses<Loss>, dim3(divide_up(loss.n_rows, 32)), dim3(32 * kWarps), given,
          kept, sum, exponents, n_tiles, losses.mutable_data_ptr<float>(),
          log_sum_exp ? log_sum_exp->mutable_data_ptr<float>() : nullptr);
 }
@@ -143,7 +163,7 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
 
   const Tensor scratch = torch::stable::new_empty(loss.hidden, {std::max<int64_t>(1, chunk), kept.pitch});
   const Tensor scaled = torch::stable::new_empty(loss.hidden, {longest, d});
-  const Tensor row_scales = torch::stable::new_empty(grad, {longest});
+  const Tensor row_scales = torch::stable::new_empty(grad, {longest + kDepth});
   const Tensor sums = torch::stable::new_empty(grad, {at_once ? 1 : n_parts * k * (d + 1)});
   float* sum = at_once ? nullptr : sums.mutable_data_ptr<float>();
   float* part_biases = n_parts == 1 ? biases : sum + n_parts * k * d;
@@ -162,7 +182,11 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
     const Spread spread{grad.const_data_ptr<float>() + first, kept.true_errors + first * t, kept.scales + first,
                         !is_kept && Loss::kNormalised, row_scales.mutable_data_ptr<float>(), scaled_rows,
                         rows + at * d, biases + at, ids + at, first == 0 ? ids : nullptr, first, n};
-    launch(op, loss.hidden, spread_rows, dim3(divide_up(n, kWarps)), dim3(32 * kWarps), given, spread);
+    by_row_length(loss, [&](auto rows_a_warp) {
+      constexpr int kRowsAWarp = decltype(rows_a_warp)::value;
+      launch(op, loss.hidden, spread_rows<kRowsAWarp>, dim3(divide_up(n, kRowsAWarp * kWarps)), dim3(32 * kWarps),
+             given, spread);
+    });
 
     const int steps = divide_up(n, kDepth);
     const Products products{schedule(loss, n, n_parts), static_cast<int>(n), static_cast<int>(k), static_cast<int>(d),

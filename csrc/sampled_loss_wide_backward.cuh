@@ -21,10 +21,22 @@ struct Spread {
   int64_t first, n_rows;
 };
 
-// A warp takes a row. Must move: hidden in, and out 1 + T times.
-static __global__ void __launch_bounds__(32 * kWarps)
+__device__ inline uint4 times(const Eight& eight, float factor) {
+  uint4 words = {};
+  uint32_t* word = &words.x;
+#pragma unroll
+  for (int pair = 0; pair < 4; ++pair) {
+    const float2 x = eight.pair(pair);
+    word[pair] = factor == 0 ? 0 : pack(factor * x.x, factor * x.y);
+  }
+  return words;
+}
+
+// A warp takes some rows. Must move: hidden in, and out 1 + T times.
+template <int kRowsAWarp>
+__global__ void __launch_bounds__(32 * kWarps)
     spread_rows(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const Spread to) {
-  const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32, first = warp * kRowsAWarp;
   const int lane = threadIdx.x % 32, n_true = given.n_true, n_features = given.n_features;
   if (to.sampled_ids != nullptr) {
     for (int64_t j = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; j < given.n_sampled;
@@ -32,37 +44,45 @@ static __global__ void __launch_bounds__(32 * kWarps)
       to.sampled_ids[j] = given.clamp(given.sampled[j]);
     }
   }
-  if (r >= to.n_rows) {
+  if (blockIdx.x == 0 && threadIdx.x < kDepth) {
+    to.row_scales[to.n_rows + threadIdx.x] = 0;  // of rows that fill the last step of a sum
+  }
+  if (first >= to.n_rows) {
     return;
   }
-  const float grad = to.grad[r], kept = to.scales[r];
-  const float scale = kept == 0 ? 0 : to.are_probabilities ? grad : grad * kept;
-  if (lane == 0) {
-    to.row_scales[r] = scale;
-  }
-  for (int t = lane; t < n_true; t += 32) {
-    const float error = to.errors[r * n_true + t];
-    to.biases[r * n_true + t] = error == 0 ? 0 : error * grad;
-    to.ids[r * n_true + t] = given.clamp(given.labels[(to.first + r) * n_true + t]);
-  }
-  const auto times = [](const Eight& eight, float factor) {
-    uint4 words = {};
-    uint32_t* word = &words.x;
+  const auto* hidden = reinterpret_cast<const __nv_bfloat16*>(given.hidden) + to.first * n_features;
+  int64_t row[kRowsAWarp];
+  float grad[kRowsAWarp], scale[kRowsAWarp];
 #pragma unroll
-    for (int pair = 0; pair < 4; ++pair) {
-      const float2 x = eight.pair(pair);
-      word[pair] = factor == 0 ? 0 : pack(factor * x.x, factor * x.y);
+  for (int r = 0; r < kRowsAWarp; ++r) {
+    row[r] = min(first + r, to.n_rows - 1);
+    grad[r] = to.grad[row[r]];
+    const float kept = to.scales[row[r]];
+    scale[r] = kept == 0 ? 0 : to.are_probabilities ? grad[r] : grad[r] * kept;
+    if (lane == 0) {
+      to.row_scales[row[r]] = scale[r];
     }
-    return words;
-  };
-  const auto* hidden = reinterpret_cast<const __nv_bfloat16*>(given.hidden) + (to.first + r) * n_features;
-#pragma unroll 4
+    for (int t = lane; t < n_true; t += 32) {
+      const float error = to.errors[row[r] * n_true + t];
+      to.biases[row[r] * n_true + t] = error == 0 ? 0 : error * grad[r];
+      to.ids[row[r] * n_true + t] = given.clamp(given.labels[(to.first + row[r]) * n_true + t]);
+    }
+  }
+#pragma unroll(4 / kRowsAWarp)
   for (int f = 8 * lane; f < n_features; f += 256) {
-    const Eight h = read_eight(hidden + f);
-    *reinterpret_cast<uint4*>(to.scaled + r * n_features + f) = times(h, scale);
-    for (int t = 0; t < n_true; ++t) {
-      const float error = to.errors[r * n_true + t];
-      *reinterpret_cast<uint4*>(to.rows + (r * n_true + t) * n_features + f) = times(h, error == 0 ? 0 : error * grad);
+    Eight h[kRowsAWarp];
+#pragma unroll
+    for (int r = 0; r < kRowsAWarp; ++r) {
+      h[r] = read_eight(hidden + row[r] * n_features + f);
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsAWarp; ++r) {
+      *reinterpret_cast<uint4*>(to.scaled + row[r] * n_features + f) = times(h[r], scale[r]);
+      for (int t = 0; t < n_true; ++t) {
+        const int64_t at = row[r] * n_true + t;
+        const float error = to.errors[at];
+        *reinterpret_cast<uint4*>(to.rows + at * n_features + f) = times(h[r], error == 0 ? 0 : error * grad[r]);
+      }
     }
   }
 }
@@ -197,22 +217,31 @@ __device__ inline void store_sums(Shared& shared, const Products& given, const C
   }
 }
 
-// A warp takes 64 samples of a tile of errors, two a lane, and adds up their errors times the rows' scales.
-__device__ inline void sum_errors(Shared& shared, Position& at, const Products& given, int begin, int n, int half,
-                                  bool wanted, float (&sums)[2]) {
-  const int lane = threadIdx.x % 32;
+// Two warps add up the columns of a tile of errors, times the rows' scales: half a warp takes 16 of a step's 64 rows, and
+// a lane eight neighbouring samples.
+__device__ inline void sum_errors(Shared& shared, Position& at, const Products& given, int begin, int n, int warp,
+                                  bool wanted, float (&sums)[8]) {
+  const int lane = threadIdx.x % 32, sixteen = lane % 16, top = (2 * warp + lane / 16) * 16;
   for (int step = begin; step < begin + n; ++step, at.advance()) {
     hopper::wait(&shared.full[at.stage], at.phase);
     if (wanted) {
-      const char* box = shared.stages[at.stage].left + half * kBoxBytes;
-      const int n_rows = min(kDepth, given.n_rows - step * kDepth);
-#pragma unroll 8
-      for (int r = 0; r < n_rows; ++r) {
-        const float scale = given.row_scales[step * kDepth + r];
-        const auto pair = *reinterpret_cast<const __nv_bfloat162*>(box + r * 128 + ((lane * 4) ^ (r % 8 * 16)));
-        const float2 error = __bfloat1622float2(pair);
-        sums[0] += scale == 0 ? 0 : error.x * scale;
-        sums[1] += scale == 0 ? 0 : error.y * scale;
+      const char* box = shared.stages[at.stage].left + sixteen / 8 * kBoxBytes + top * 128;
+      float4 scales[4];
+#pragma unroll
+      for (int four = 0; four < 4; ++four) {
+        scales[four] = *reinterpret_cast<const float4*>(&shared.scales[at.stage][top + 4 * four]);
+      }
+#pragma unroll
+      for (int r = 0; r < 16; ++r) {
+        const Eight errors = {*reinterpret_cast<const uint4*>(box + r * 128 + ((sixteen % 8) ^ (r % 8)) * 16)};
+        const float scale = r % 4 == 0 ? scales[r / 4].x : r % 4 == 1 ? scales[r / 4].y
+                                                       : r % 4 == 2 ? scales[r / 4].z : scales[r / 4].w;
+#pragma unroll
+        for (int pair = 0; pair < 4; ++pair) {
+          const float2 error = errors.pair(pair);
+          sums[2 * pair] = fmaf(error.x, scale, sums[2 * pair]);
+          sums[2 * pair + 1] = fmaf(error.y, scale, sums[2 * pair + 1]);
+        }
       }
     }
     __syncwarp();
@@ -220,6 +249,30 @@ __device__ inline void sum_errors(Shared& shared, Position& at, const Products& 
       hopper::arrive_in_block(&shared.empty[at.stage], hopper::block_in_cluster());
     }
   }
+}
+
+// What the two warps have summed, to the samples' biases.
+__device__ inline void store_biases(Shared& shared, const Products& given, int sample, int part, int warp,
+                                    float (&sums)[8]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int x = 0; x < 8; ++x) {
+    sums[x] += __shfl_xor_sync(0xffffffffu, sums[x], 16);
+    if (warp == 1 && lane < 16) {
+      shared.biases[8 * lane + x] = sums[x];
+    }
+  }
+  hopper::sync_named(kSums, 32 * kSumWarps);
+  float* to = given.biases + static_cast<int64_t>(part) * given.n_sampled;
+#pragma unroll
+  for (int x = 0; x < 8; ++x) {
+    const int j = sample + 8 * lane + x;
+    if (warp == 0 && lane < 16 && j < given.n_sampled) {
+      const float sum = sums[x] + shared.biases[8 * lane + x];
+      to[j] = given.adds ? to[j] + sum : sum;
+    }
+  }
+  hopper::sync_named(kSums, 32 * kSumWarps);  // before the next tile's come
 }
 
 #endif
@@ -253,32 +306,31 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     }
   };
   if (role == 0) {
-    hopper::give_registers<40>();
+    hopper::give_registers<56>();
     if (threadIdx.x == 0) {
       for_hidden([&](int row, int column) {
         copy_steps<Along::kSum, Along::kOther>(shared, at, &errors, &samples, row, column, 0, given.hidden_steps, rank);
       });
       for_sums([&](int sample, int column, int, int begin, int n) {
-        copy_steps<Along::kOther, Along::kOther>(shared, at, &errors_down, &hidden, sample, column, begin, n, rank);
+        copy_steps<Along::kOther, Along::kOther>(shared, at, &errors_down, &hidden, sample, column, begin, n, rank,
+                                                 column == 0 ? given.row_scales : nullptr);
       });
     } else if (warp >= 1 && warp <= kSumWarps) {
-      float sums[2];
+      float sums[8];
       for_hidden([&](int, int) { sum_errors(shared, at, given, 0, given.hidden_steps, warp - 1, false, sums); });
       for_sums([&](int sample, int column, int part, int begin, int n) {
-        sums[0] = sums[1] = 0;
-        sum_errors(shared, at, given, begin, n, warp - 1, column == 0, sums);
-        const int j = sample + (warp - 1) * kBox + 2 * (threadIdx.x % 32);
 #pragma unroll
-        for (int x = 0; x < 2; ++x) {
-          if (column == 0 && j + x < given.n_sampled) {
-            float* to = given.biases + static_cast<int64_t>(part) * given.n_sampled + j + x;
-            *to = given.adds ? *to + sums[x] : sums[x];
-          }
+        for (int x = 0; x < 8; ++x) {
+          sums[x] = 0;
+        }
+        sum_errors(shared, at, given, begin, n, warp - 1, column == 0, sums);
+        if (column == 0) {
+          store_biases(shared, given, sample, part, warp - 1, sums);
         }
       });
     }
   } else {
-    hopper::take_registers<232>();
+    hopper::take_registers<224>();
     const int group = role - 1;
     for_hidden([&](int row, int column) {
       float sum[128];

@@ -6,9 +6,11 @@
 // `finish_losses` brings the row's tiles to a common one. NCE needs no sum: its errors are kept as they are.
 #pragma once
 
+#include "async_copy.cuh"
 #include "sampled_loss_wide_kept.cuh"
 #include "sampled_loss_wide_products.cuh"
 
+#include <cfloat>
 #include <cmath>
 
 namespace torchlayer {
@@ -17,6 +19,7 @@ namespace wide {
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 constexpr float kTooLarge = 1.2676506e30f;  // 2^100: sums beyond are of errors that might overflow
 constexpr int kWarps = 8;                   // of a block of the kernels that move rows
+constexpr int kTurnOf0 = 5;                 // the name of a barrier, and of the other group's next to it
 
 __device__ inline float exp2_fast(float x) {
   float y;
@@ -49,13 +52,47 @@ struct Eight {
 
 __device__ inline Eight read_eight(const __nv_bfloat16* from) { return {*reinterpret_cast<const uint4*>(from)}; }
 
-// A warp takes a sample, and copies its row, or takes a row, and finds its labels' logits. The last block looks for
-// sampled ids that name no class. Must move: the samples' rows in and out, hidden and the labels' rows.
-static __global__ void __launch_bounds__(32 * kWarps)
+// The products of a warp's rows of hidden with a label of each. Loads of all of them are in flight together.
+template <int kN>
+__device__ void multiply_rows(float (&product)[kN], const __nv_bfloat16* const (&left)[kN],
+                              const __nv_bfloat16* const (&right)[kN], int n_features) {
+#pragma unroll
+  for (int r = 0; r < kN; ++r) {
+    product[r] = 0;
+  }
+#pragma unroll(4 / kN)
+  for (int f = 8 * (threadIdx.x % 32); f < n_features; f += 256) {
+    Eight a[kN], b[kN];
+#pragma unroll
+    for (int r = 0; r < kN; ++r) {
+      a[r] = read_eight(left[r] + f);
+      b[r] = read_eight(right[r] + f);
+    }
+#pragma unroll
+    for (int r = 0; r < kN; ++r) {
+#pragma unroll
+      for (int pair = 0; pair < 4; ++pair) {
+        const float2 x = a[r].pair(pair), y = b[r].pair(pair);
+        product[r] = fmaf(x.x, y.x, product[r]);
+        product[r] = fmaf(x.y, y.y, product[r]);
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kN; ++r) {
+    product[r] = warp_sum(product[r]);
+  }
+}
+
+// A warp takes a sample, and copies its row, or takes some rows, and finds their labels' logits. The last block looks
+// for sampled ids that name no class. Must move: the samples' rows in and out, hidden and the labels' rows.
+template <int kRowsAWarp>
+__global__ void __launch_bounds__(32 * kWarps)
     prepare(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
-            int n_columns) {
+            int n_columns, int64_t n_row_warps) {
   if (blockIdx.x == gridDim.x - 1) {
     bool bad = false;
+#pragma unroll 8
     for (int j = threadIdx.x; j < given.n_sampled; j += 32 * kWarps) {
       bad |= given.is_bad(given.sampled[j]);
     }
@@ -67,65 +104,121 @@ static __global__ void __launch_bounds__(32 * kWarps)
   }
   const auto* weight = reinterpret_cast<const __nv_bfloat16*>(given.weight);
   const auto* hidden = reinterpret_cast<const __nv_bfloat16*>(given.hidden);
-  const int64_t item = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  const int lane = threadIdx.x % 32, n_features = given.n_features;
-  if (item < n_columns) {
-    const int j = static_cast<int>(item);
+  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, n_features = given.n_features, n_true = given.n_true;
+  if (warp >= n_row_warps) {
+    const int64_t j = warp - n_row_warps;
+    if (j >= n_columns) {
+      return;
+    }
     if (j >= given.n_sampled) {
       if (lane == 0) {
-        kept.columns[j] = {-INFINITY, -2};  // no label is -2
+        kept.offsets[j] = -INFINITY;
+        kept.ids[j] = -2;  // no label is -2
       }
       return;
     }
     const int64_t id = given.clamp(given.sampled[j]);
     const __nv_bfloat16* from = weight + id * given.row_stride;
-    __nv_bfloat16* to = kept.samples + static_cast<int64_t>(j) * n_features;
+    __nv_bfloat16* to = kept.samples + j * n_features;
 #pragma unroll 4
     for (int f = 8 * lane; f < n_features; f += 256) {
       *reinterpret_cast<uint4*>(to + f) = *reinterpret_cast<const uint4*>(from + f);
     }
     if (lane == 0) {
-      kept.columns[j] = {given.sampled_offset(j) * kLog2E, static_cast<int32_t>(id)};
+      const float offset = given.sampled_offset(static_cast<int>(j)) * kLog2E;  // less than inf: a hit's logit of -inf wins
+      kept.offsets[j] = isnan(offset) ? offset : fminf(offset, FLT_MAX);
+      kept.ids[j] = static_cast<int32_t>(id);
     }
     return;
   }
-  const int64_t i = item - n_columns;
-  if (i >= given.n_rows) {
+  const int64_t first = warp * kRowsAWarp;
+  if (first >= given.n_rows) {
     return;
   }
-  const __nv_bfloat16* h = hidden + i * n_features;
-  float largest = -INFINITY;
-  for (int t = 0; t < given.n_true; ++t) {
-    const int64_t at = i * given.n_true + t, label = given.labels[at];
-    const __nv_bfloat16* w = weight + given.clamp(label) * given.row_stride;
-    float product = 0;
-#pragma unroll 4
-    for (int f = 8 * lane; f < n_features; f += 256) {
-      const Eight a = read_eight(h + f), b = read_eight(w + f);
+  float largest = -INFINITY;  // of row first + lane
+  for (int t = 0; t < n_true; ++t) {
+    const __nv_bfloat16 *left[kRowsAWarp], *right[kRowsAWarp];
 #pragma unroll
-      for (int pair = 0; pair < 4; ++pair) {
-        const float2 x = a.pair(pair), y = b.pair(pair);
-        product = fmaf(x.x, y.x, product);
-        product = fmaf(x.y, y.y, product);
-      }
+    for (int r = 0; r < kRowsAWarp; ++r) {
+      const int64_t i = min(first + r, given.n_rows - 1);
+      left[r] = hidden + i * n_features;
+      right[r] = weight + given.clamp(given.labels[i * n_true + t]) * given.row_stride;
     }
-    const float logit = warp_sum(product) + given.true_offset(label, at);
-    largest = fmaxf(largest, logit);
-    if (lane == 0) {
+    float products[kRowsAWarp];
+    multiply_rows(products, left, right, n_features);
+    float product = 0;
+#pragma unroll
+    for (int r = 0; r < kRowsAWarp; ++r) {
+      product = lane == r ? products[r] : product;
+    }
+    if (lane < kRowsAWarp && first + lane < given.n_rows) {
+      const int64_t at = (first + lane) * n_true + t, label = given.labels[at];
+      const float logit = product + given.true_offset(label, at);
+      largest = fmaxf(largest, logit);
       kept.true_errors[at] = logit;  // for finish_losses
       kept.labels[at] = static_cast<int32_t>(given.clamp(label));
     }
   }
-  if (lane == 0) {
-    kept.references[i] = isfinite(largest) ? largest : 0;
+  if (lane < kRowsAWarp && first + lane < given.n_rows) {
+    kept.references[first + lane] = isfinite(largest) ? largest : 0;
+  }
+}
+
+// A block takes 32 labels, or 32 samples, and a warp an eighth of the samples that they might be. Must read: the ids.
+static __global__ void __launch_bounds__(32 * kWarps)
+    find_hits(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
+              int64_t n_label_blocks) {
+  constexpr int kMost = 2048;
+  __shared__ __align__(16) int32_t ids[kMost];
+  __shared__ int32_t first_of[kWarps][32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const bool is_label = blockIdx.x < n_label_blocks;
+  const int64_t at = (is_label ? blockIdx.x : blockIdx.x - n_label_blocks) * 32 + lane;
+  const bool is_there = at < (is_label ? given.n_rows * given.n_true : given.n_sampled);
+  const auto wanted = static_cast<int32_t>(!is_there ? -1 : is_label ? given.labels[at] : given.sampled[at]);
+  int32_t first = kNever;
+  for (int begin = 0; begin < given.n_sampled; begin += kMost) {
+    const int size = min(kMost, given.n_sampled - begin);
+    __syncthreads();  // the ids have been read
+    for (int j = threadIdx.x; j < kMost; j += 32 * kWarps) {
+      ids[j] = j < size ? static_cast<int32_t>(given.sampled[begin + j]) : -2;
+    }
+    __syncthreads();
+    const int end = min(size, (warp + 1) * kMost / kWarps);
+#pragma unroll 4
+    for (int j = warp * kMost / kWarps; j < end; j += 4) {
+      const int4 four = *reinterpret_cast<const int4*>(ids + j);
+      if (four.x == wanted || four.y == wanted || four.z == wanted || four.w == wanted) {
+        const int which = four.x == wanted ? 0 : four.y == wanted ? 1 : four.z == wanted ? 2 : 3;
+        first = min(first, begin + j + which);
+      }
+    }
+  }
+  first_of[warp][lane] = first;
+  __syncthreads();
+  if (warp == 0) {
+    for (int other = 1; other < kWarps; ++other) {
+      first = min(first, first_of[other][lane]);
+    }
+    if (is_label && is_there) {
+      kept.hits[at] = first;
+    }
+    const bool repeats = __any_sync(0xffffffffu, !is_label && is_there && first < at);
+    if (!is_label && lane == 0) {
+      kept.repeats[at / 32] = repeats;
+    }
   }
 }
 
 // What `find_errors` is told beside the matrices.
 struct Errors {
-  const Column* columns;
+  const float* offsets;
+  const int32_t* ids;
+  const int32_t* repeats;
   const float* references;  // (n_rows,), natural logarithms
   const int32_t* labels;    // (n_rows, T)
+  const int32_t* hits;      // (n_rows, T)
   float* sums;              // (n_tiles, n_rows), or null where the references are the logarithms of the sums
   float* exponents;         // the same, of the powers of two that the tiles were divided by
   int n_rows, n_true, n_kept_rows, n_pairs, n_tiles, n_steps;  // n_true 0: nothing is a hit
@@ -133,12 +226,47 @@ struct Errors {
 
 #ifdef TORCHLAYER_HOPPER
 
-// Two rows of a thread's part of a tile, in multiples of log 2.
-struct RowPair {
-  float reference[2], exponent[2] = {0, 0}, sum[2], product[2];
-  int64_t label_at[2];
-  int label[2];  // the only one, or -1 where there is none or there are several
-};
+// Logits of samples that are labels of their row become -inf: here a thread's two rows have one label each, the first
+// sample that is it is known, and no sample of the tile repeats an earlier one. A box of 64 columns is looked at if one
+// of the warp's hits is there.
+__device__ inline void remove_first_hits(float (&z)[128], const int (&hit)[2]) {  // columns of the tile, or of others
+#pragma unroll
+  for (int box = 0; box < kColumns / kBox; ++box) {
+    const bool mine = static_cast<unsigned>(hit[0]) / kBox == box || static_cast<unsigned>(hit[1]) / kBox == box;
+    if (__any_sync(0xffffffffu, mine)) {
+#pragma unroll
+      for (int n = box * 8; n < box * 8 + 8; ++n) {
+#pragma unroll
+        for (int x = 0; x < 4; ++x) {
+          const int column = 8 * n + 2 * static_cast<int>(threadIdx.x % 4) + x % 2;
+          z[4 * n + x] = hit[x / 2] == column ? -INFINITY : z[4 * n + x];
+        }
+      }
+    }
+  }
+}
+
+// The same for any labels and samples. `ids` are the tile's, `i` the thread's first row.
+__device__ inline void remove_all_hits(float (&z)[128], const Errors& given, const int32_t* ids, int64_t i) {
+  const int32_t* of_row[2] = {given.labels + min(i, static_cast<int64_t>(given.n_rows) - 1) * given.n_true,
+                              given.labels + min(i + 8, static_cast<int64_t>(given.n_rows) - 1) * given.n_true};
+#pragma unroll 1
+  for (int t = 0; t < given.n_true; ++t) {
+    const int label[2] = {of_row[0][t], of_row[1][t]};
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
+      const int2 two = *reinterpret_cast<const int2*>(ids + 8 * n + 2 * (threadIdx.x % 4));
+      const int id[2] = {two.x, two.y};
+#pragma unroll
+      for (int x = 0; x < 4; ++x) {
+        z[4 * n + x] = id[x % 2] == label[x / 2] ? -INFINITY : z[4 * n + x];
+      }
+      if (n % 8 == 7) {
+        asm volatile("" ::: "memory");  // no more loads in flight than there are registers for
+      }
+    }
+  }
+}
 
 // The error of a logit y (in multiples of log 2), and what it adds to the loss.
 __device__ inline float error_of(Softmax, float y, float& sum, float&) {
@@ -157,7 +285,8 @@ __device__ inline float error_of(Nce, float y, float& sum, float& product) {
 
 #endif
 
-// A cluster takes pairs of tiles below each other, a block 128 rows and 256 samples. Must move: hidden and the samples'
+// A cluster takes pairs of tiles below each other, a block 128 rows and 256 samples. If the stages hold a whole tile, its
+// two groups take turns at the tensor cores, and one finds its errors while the other multiplies. Must move: hidden and the samples'
 // rows as often as tiles share them, from the cache, and the kept errors.
 template <typename Loss>
 __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
@@ -181,53 +310,73 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
   } else {
     hopper::take_registers<232>();
     const int group = role - 1, thread = threadIdx.x % kGroup, lane = thread % 32;
+    const bool takes_turns = given.n_steps <= kStages;
     float z[128];
+    if (takes_turns && group == 1 && cluster < n_items) {
+      hopper::arrive_named(kTurnOf0, 2 * kGroup);
+    }
     for (int item = cluster; item < n_items; item += n_clusters) {
       const int tile = item % given.n_tiles, column = tile * kColumns;
       const int first = (item / given.n_tiles * 2 + rank) * kRows + group * 64;
-      multiply_steps<Along::kSum, Along::kSum>(z, shared, at, group, given.n_steps);
-
-      RowPair rows;
+      // What the errors need is on its way while the group multiplies, and looked at afterwards.
+      copy_async<2>(&shared.offsets[group][2 * thread], given.offsets + column + 2 * thread);
+      const int i = first + thread / 32 * 16 + lane / 4;  // the thread's first row; its other one is eight below
+      const int of_row[2] = {min(i, given.n_rows - 1), min(i + 8, given.n_rows - 1)};
+      const int repeats = given.n_true > 0 && lane < kColumns / 32 ? given.repeats[column / 32 + lane] : 0;
+      int hit[2] = {kNever, kNever};
+      float reference[2] = {0, 0};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int64_t i = min(first + thread / 32 * 16 + lane / 4 + 8 * half, given.n_rows - 1);
-        rows.label_at[half] = i * given.n_true;
-        rows.label[half] = given.n_true == 1 ? given.labels[i] : -1;
-        float reference = 0;
-        if constexpr (Loss::kNormalised) {
-          reference = given.references[i] * kLog2E;
-          reference = isnan(reference) ? INFINITY : reference;  // of a row left out: its errors are 0
+        if (given.n_true == 1) {
+          hit[half] = given.hits[of_row[half]];
         }
-        rows.reference[half] = reference;
+        if constexpr (Loss::kNormalised) {
+          reference[half] = given.references[of_row[half]];
+        }
+      }
+#pragma unroll
+      for (int x = 0; x < 128; ++x) {
+        z[x] = 0;
+      }
+      if (takes_turns) {
+        hopper::sync_named(kTurnOf0 + group, 2 * kGroup);
+      }
+      multiply_steps<Along::kSum, Along::kSum>(z, shared, at, group, given.n_steps, [&] {
+        if (takes_turns && (group == 0 || item + n_clusters < n_items)) {
+          hopper::arrive_named(kTurnOf0 + 1 - group, 2 * kGroup);
+        }
+      });
+      wait_for_copies();
+      hopper::sync_named(1 + group, kGroup);  // the group's copies are there for all of it
+
+      if (given.n_true > 1 || __any_sync(0xffffffffu, repeats)) {
+        remove_all_hits(z, given, given.ids + column, i);
+      } else if (given.n_true == 1) {
+        remove_first_hits(z, {hit[0] - column, hit[1] - column});
       }
       const bool stores = first < given.n_kept_rows;
-      const Column* columns = given.columns + column + 2 * (lane % 4);
-      const auto find = [&](int n) {  // of columns 8 n + 2 (lane % 4) and the next, both rows, in their logits' place
-        const int4 raw = *reinterpret_cast<const int4*>(columns + 8 * n);
-        const float offset[2] = {__int_as_float(raw.x), __int_as_float(raw.z)};
-        const int id[2] = {raw.y, raw.w};
-        float p[4];
+      float shift[2], exponent[2] = {0, 0}, sum[2], product[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {  // a row left out has no logarithm of its sum, and its errors are 0
+        shift[half] = isnan(reference[half]) ? -INFINITY : -reference[half] * kLog2E;
+      }
+      const float2* offsets = reinterpret_cast<const float2*>(shared.offsets[group]) + lane % 4;
+      const auto find = [&](int n) {  // the errors of columns 8 n + 2 (lane % 4) and the next, in both rows
+        const float2 two = offsets[4 * n];
+        float error[4];
 #pragma unroll
         for (int x = 0; x < 4; ++x) {
-          const int half = x / 2;
-          float y = fmaf(z[4 * n + x], kLog2E, offset[x % 2] - rows.reference[half]) - rows.exponent[half];
-          bool hit = id[x % 2] == rows.label[half];
-          if (given.n_true > 1) {
-            for (int t = 0; t < given.n_true; ++t) {
-              hit |= id[x % 2] == given.labels[rows.label_at[half] + t];
-            }
-          }
-          y = hit ? -INFINITY : y;
-          p[x] = error_of(Loss{}, y, rows.sum[half], rows.product[half]);
+          const float y = fmaf(z[4 * n + x], kLog2E, (x % 2 == 0 ? two.x : two.y) + shift[x / 2]);
+          error[x] = error_of(Loss{}, y, sum[x / 2], product[x / 2]);
         }
-        return make_uint2(pack(p[0], p[1]), pack(p[2], p[3]));
+        return make_uint2(pack(error[0], error[1]), pack(error[2], error[3]));
       };
       bool again = false;
       do {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          rows.sum[half] = 0;
-          rows.product[half] = 1;
+          sum[half] = 0;
+          product[half] = 1;
         }
         if (stores) {
           store_tile(shared, &kept, column, first, group, find);
@@ -235,32 +384,35 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
 #pragma unroll
           for (int n = 0; n < kColumns / 8; ++n) {
             find(n);
-            if (n % 8 == 7) {
-              asm volatile("" ::: "memory");  // no more loads in flight than there are registers for
-            }
           }
         }
-        if (again || given.sums == nullptr || !Loss::kNormalised) {
+        if (given.sums == nullptr) {
           break;
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {  // of the whole row
-          rows.sum[half] += __shfl_xor_sync(0xffffffffu, rows.sum[half], 1);
-          rows.sum[half] += __shfl_xor_sync(0xffffffffu, rows.sum[half], 2);
+          sum[half] += Loss::kNormalised ? 0 : log2f(product[half]);
+          sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
+          sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
         }
-        again = hopper::any_of(3 + group, kGroup, !(rows.sum[0] < kTooLarge && rows.sum[1] < kTooLarge));
+        if (again || !Loss::kNormalised) {
+          break;
+        }
+        again = hopper::any_of(3 + group, kGroup, !(sum[0] < kTooLarge && sum[1] < kTooLarge));
         if (again) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             float largest = -INFINITY;
 #pragma unroll
             for (int n = 0; n < kColumns / 8; ++n) {
-              largest = fmaxf(largest, fmaf(z[4 * n + 2 * half], kLog2E, columns[8 * n].offset));
-              largest = fmaxf(largest, fmaf(z[4 * n + 2 * half + 1], kLog2E, columns[8 * n + 1].offset));
+              const float2 two = offsets[4 * n];
+              largest = fmaxf(largest, fmaf(z[4 * n + 2 * half], kLog2E, two.x));
+              largest = fmaxf(largest, fmaf(z[4 * n + 2 * half + 1], kLog2E, two.y));
             }
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2)) - rows.reference[half];
-            rows.exponent[half] = largest > 64 && isfinite(largest) ? ceilf(largest - 64) : 0;
+            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2)) + shift[half];
+            exponent[half] = largest > 64 && isfinite(largest) ? ceilf(largest - 64) : 0;
+            shift[half] -= exponent[half];
           }
           if (stores && thread == 0) {
             hopper::wait_stores();  // or they might come after those that replace them
@@ -268,21 +420,13 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
         }
       } while (again);
 
-      if (given.sums != nullptr) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float sum = rows.sum[half];
-          if (!Loss::kNormalised || again) {
-            sum += Loss::kNormalised ? 0 : log2f(rows.product[half]);
-            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-          }
-          const int i = first + thread / 32 * 16 + lane / 4 + 8 * half;
-          if (lane % 4 == 0 && i < given.n_rows) {
-            given.sums[static_cast<int64_t>(tile) * given.n_rows + i] = sum;
-            if constexpr (Loss::kNormalised) {
-              given.exponents[static_cast<int64_t>(tile) * given.n_rows + i] = rows.exponent[half];
-            }
+      for (int half = 0; half < 2; ++half) {
+        if (given.sums != nullptr && lane % 4 == 0 && i + 8 * half < given.n_rows) {
+          const int64_t to = static_cast<int64_t>(tile) * given.n_rows + i + 8 * half;
+          given.sums[to] = sum[half];
+          if constexpr (Loss::kNormalised) {
+            given.exponents[to] = exponent[half];
           }
         }
       }
@@ -295,66 +439,79 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// A thread takes a row: its loss from its tiles' sums, what its errors must be multiplied by, and its labels' errors.
-// Must move: the sums, 8 bytes for every 256 samples of a row.
+// A block takes 32 rows, and eight threads a row's tiles: its loss from the tiles' sums, what its errors must be multiplied
+// by, and its labels' errors. Must move: the sums, 8 bytes for every 256 samples of a row.
 template <typename Loss>
 __global__ void __launch_bounds__(32 * kWarps)
     finish_losses(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
                   const float* __restrict__ sums, const float* __restrict__ exponents, int n_tiles,
                   float* __restrict__ losses, float* __restrict__ log_sums) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, n_rows = given.n_rows;
-  const int n_true = given.n_true;
-  if (i >= n_rows) {
+  __shared__ float of_warps[2][kWarps][32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_true = given.n_true;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 32 + lane, n_rows = given.n_rows;
+  float exponent = 0, sum = 0;
+  if (i < n_rows) {
+#pragma unroll 4
+    for (int tile = warp; Loss::kNormalised && tile < n_tiles; tile += kWarps) {
+      exponent = fmaxf(exponent, exponents[tile * n_rows + i]);
+    }
+#pragma unroll 4
+    for (int tile = warp; tile < n_tiles; tile += kWarps) {
+      const float apart = Loss::kNormalised ? exponents[tile * n_rows + i] - exponent : 0;
+      sum += apart == 0 ? sums[tile * n_rows + i] : sums[tile * n_rows + i] * exp2f(apart);
+    }
+  }
+  of_warps[0][warp][lane] = exponent;
+  of_warps[1][warp][lane] = sum;
+  bool bad = false;
+  float reference = 0;
+  if (warp == 0 && i < n_rows) {  // on their way while the others add
+    bad = *kept.bad_sample != 0;
+    reference = kept.references[i];
+    for (int t = 0; t < n_true; ++t) {
+      bad |= given.is_bad(given.labels[i * n_true + t]);
+    }
+  }
+  __syncthreads();
+  if (warp > 0 || i >= n_rows) {
     return;
   }
-  bool bad = *kept.bad_sample != 0;
-  for (int t = 0; t < n_true; ++t) {
-    bad |= given.is_bad(given.labels[i * n_true + t]);
+  float of_samples = 0;
+  for (int other = 0; other < kWarps; ++other) {
+    exponent = fmaxf(exponent, of_warps[0][other][lane]);
+  }
+  for (int other = 0; other < kWarps; ++other) {
+    of_samples += of_warps[1][other][lane] * exp2f(of_warps[0][other][lane] - exponent);
   }
   float* truths = kept.true_errors + i * n_true;
   float loss = 0, scale = 1;
   if constexpr (Loss::kNormalised) {
-    float exponent = 0, of_samples = 0, of_truths = 0, mean = 0;
-#pragma unroll 4
-    for (int tile = 0; tile < n_tiles; ++tile) {
-      exponent = fmaxf(exponent, exponents[tile * n_rows + i]);
-    }
-#pragma unroll 4
-    for (int tile = 0; tile < n_tiles; ++tile) {
-      of_samples += sums[tile * n_rows + i] * exp2f(exponents[tile * n_rows + i] - exponent);
-    }
-    const float reference = kept.references[i];
+    float of_truths = 0, mean = 0;
     for (int t = 0; t < n_true; ++t) {
       of_truths += exp2f((truths[t] - reference) * kLog2E - exponent);
       mean += (truths[t] - reference) / n_true;
     }
-    const float sum = of_samples + of_truths, log_sum = kLn2 * (exponent + log2f(sum));
+    const float total = of_samples + of_truths, log_sum = kLn2 * (exponent + log2f(total));
     // A single label's p may be near 1: its loss and error then come from what the others hold, which does not cancel.
-    const bool single = n_true == 1 && isfinite(sum);
+    const bool single = n_true == 1 && isfinite(total);
     loss = single && of_samples < of_truths ? log1pf(of_samples / of_truths) : log_sum - mean;
     log_sums[i] = bad ? NAN : reference + log_sum;
-    scale = 1 / sum;
+    scale = 1 / total;
     for (int t = 0; t < n_true; ++t) {
       const float error = single ? -of_samples * scale
                                  : exp2f((truths[t] - reference) * kLog2E - exponent) * scale - 1.0f / n_true;
       truths[t] = bad ? 0 : error;
     }
-    if (i < kept.n_kept_rows) {
-      for (int tile = 0; tile < n_tiles; ++tile) {
-        const float apart = exponents[tile * n_rows + i] - exponent;
-        const int end = min(given.n_sampled, (tile + 1) * kColumns);
-        for (int j = tile * kColumns; apart != 0 && j < end; ++j) {
-          __nv_bfloat16* error = kept.errors + i * kept.pitch + j;
-          *error = __float2bfloat16(__bfloat162float(*error) * exp2f(apart));
-        }
+    for (int tile = 0; i < kept.n_kept_rows && tile < n_tiles; ++tile) {
+      const float apart = exponents[tile * n_rows + i] - exponent;
+      const int end = min(given.n_sampled, (tile + 1) * kColumns);
+      for (int j = tile * kColumns; apart != 0 && j < end; ++j) {
+        __nv_bfloat16* error = kept.errors + i * kept.pitch + j;
+        *error = __float2bfloat16(__bfloat162float(*error) * exp2f(apart));
       }
     }
   } else {
-#pragma unroll 4
-    for (int tile = 0; tile < n_tiles; ++tile) {
-      loss += sums[tile * n_rows + i];
-    }
-    loss *= kLn2;
+    loss = kLn2 * of_samples;
     for (int t = 0; t < n_true; ++t) {
       loss += Nce::true_loss(truths[t], n_true);
       truths[t] = bad ? 0 : Nce::true_error(truths[t], n_true);

@@ -11,14 +11,14 @@
 namespace torchlayer {
 namespace wide {
 
-struct alignas(8) Column {
-  float offset;  // added to the logits, in multiples of log 2; -inf past the last sample
-  int32_t id;
-};
+constexpr int32_t kNever = INT32_MAX;
 
 // Parts of one buffer. The errors take what is left of it, as whole rows; those of later rows are computed again.
 struct Kept {
-  Column* columns;         // (K,), and more to fill a tile
+  float* offsets;          // (K,), and more to fill a tile: added to the logits, in multiples of log 2; -inf past the end
+  int32_t* ids;            // the same, of the samples, moved into range; -2 past the end
+  int32_t* repeats;        // whether, of each 32 samples, one has come before
+  int32_t* hits;           // (N, T): the first sample that is the label, or kNever
   float* scales;           // (N,): what a row's errors must be multiplied by
   float* references;       // (N,)
   float* true_errors;      // (N, T)
@@ -31,12 +31,16 @@ struct Kept {
   // Of a buffer of so many bytes; returns how many the parts but for the errors take.
   int64_t lay_out(const SampledLoss& loss, void* buffer, int64_t n_bytes) {
     int64_t at = 0;
+    const int64_t n_labels = loss.n_rows * loss.n_true;
     const auto take = [&](auto*& part, int64_t n) {
       part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(static_cast<char*>(buffer) + at);
       at += (n * static_cast<int64_t>(sizeof(*part)) + 255) / 256 * 256;
     };
-    const int64_t n_labels = loss.n_rows * loss.n_true;
-    take(columns, (loss.n_sampled + 255) / 256 * 256);
+    const int64_t n_columns = (loss.n_sampled + 255) / 256 * 256;
+    take(offsets, n_columns);
+    take(ids, n_columns);
+    take(repeats, n_columns / 32);
+    take(hits, n_labels);
     take(scales, loss.n_rows);
     take(references, loss.n_rows);
     take(true_errors, n_labels);

@@ -20,6 +20,7 @@ constexpr int kGroup = 128;                 // threads of a warpgroup
 constexpr int kThreads = 3 * kGroup;        // a group that copies, two that multiply 64 rows each
 constexpr int kBox = 64;                    // rows and columns that the copy engine stores at once
 constexpr int kBoxBytes = kBox * kBox * 2;
+constexpr int kSums = 7;                    // the name of their barrier
 constexpr int kSumWarps = 2;                // of the group that copies: they add up columns of the left factor
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
@@ -35,6 +36,13 @@ struct Stage {
 struct Shared {
   Stage stages[kStages];
   char out[2][2][kBoxBytes];  // of each multiplying group, two in turns
+  union {
+    float offsets[2][kColumns];  // forward: of a tile's columns, for each multiplying group
+    struct {                     // backward, of the warps that sum
+      float scales[kStages][kDepth];  // of the rows that a step sums over
+      float biases[kRows];
+    };
+  };
   uint64_t full[kStages], empty[kStages];
 };
 
@@ -72,17 +80,33 @@ __device__ inline void init(Shared& shared, int n_more_readers) {
 }
 
 // One thread: copies steps [begin, begin + n) of the sum for the tile at this row of the left factor and this column of
-// the right one. A box of a factor is 64 of its contiguous axis by 128 if that is the sum's, else by 64.
+// the right one. A box of a factor is 64 of its contiguous axis by 128 if that is the sum's, else by 64. `scales`, if
+// any, are those of all steps.
 template <Along kLeft, Along kRight>
 __device__ void copy_steps(Shared& shared, Position& at, const CUtensorMap* left, const CUtensorMap* right, int row,
-                           int column, int begin, int n, int rank) {
+                           int column, int begin, int n, int rank, const float* scales = nullptr) {
   constexpr uint16_t kBoth = 3;
+  constexpr int kAhead = 8;  // steps that the left factor, which memory may have to send, is asked for before
+  const auto fetch = [&](int step) {
+    if constexpr (kLeft == Along::kSum) {
+      hopper::fetch_box(left, step * kDepth, row);
+    } else {
+      hopper::fetch_box(left, row, step * kDepth);
+      hopper::fetch_box(left, row + kBox, step * kDepth);
+    }
+  };
   for (int step = begin; step < begin + n; ++step, at.advance()) {
+    if (step + kAhead < begin + n) {
+      fetch(step + kAhead);
+    }
     Stage& stage = shared.stages[at.stage];
     uint64_t* full = &shared.full[at.stage];
     const int k = step * kDepth;
     hopper::wait(&shared.empty[at.stage], at.phase ^ 1);
-    hopper::arrive_and_expect(full, sizeof(Stage));
+    hopper::arrive_and_expect(full, sizeof(Stage) + (scales ? sizeof(shared.scales[0]) : 0));
+    if (scales) {
+      hopper::copy_bytes(shared.scales[at.stage], scales + k, sizeof(shared.scales[0]), full);
+    }
     if constexpr (kLeft == Along::kSum) {
       hopper::copy_box(stage.left, left, k, row, full);
     } else {
@@ -106,14 +130,12 @@ __device__ inline void release(Shared& shared, int stage) {
   }
 }
 
-// A group: sum (64 x 256) of n steps.
-template <Along kLeft, Along kRight>
-__device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, int group, int n) {
+// A group: sum (64 x 256) += n steps. Calls `issued` when the last one is on its way. The sum must not be left to the first
+// product to begin with: its registers would be busy from the kernel's start.
+template <Along kLeft, Along kRight, typename Issued>
+__device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, int group, int n,
+                               const Issued& issued) {
   constexpr uint32_t kNextLeft = kLeft == Along::kSum ? 2 : 128, kNextRight = kRight == Along::kSum ? 2 : 128;
-#pragma unroll
-  for (int i = 0; i < 128; ++i) {
-    sum[i] = 0;  // and not left to the first product, which would keep the registers busy from the kernel's start
-  }
   int previous = 0;
   for (int step = 0; step < n; ++step, at.advance()) {
     const Stage& stage = shared.stages[at.stage];
@@ -132,10 +154,20 @@ __device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, 
     }
     previous = at.stage;
   }
+  issued();
   hopper::wait_products<0>();
   if (n > 0) {
     release(shared, previous);
   }
+}
+
+template <Along kLeft, Along kRight>
+__device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, int group, int n) {
+#pragma unroll
+  for (int i = 0; i < 128; ++i) {
+    sum[i] = 0;
+  }
+  multiply_steps<kLeft, kRight>(sum, shared, at, group, n, [] {});
 }
 
 // A group stores its 64 x 256 numbers, four boxes of 64 columns after each other, at this column and row of a matrix.

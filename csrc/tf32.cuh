@@ -45,20 +45,4 @@ __device__ void multiply_add(float (&c)[4], const Operand<4, kExactA>& a, const 
   multiply_add(c, a.high, b.high[0], b.high[1]);
 }
 
-// 1 or 4 floats on their way to shared memory, or zeros without a look at `from`.
-template <int n>
-__device__ void copy_async(float* to, const float* from, bool wanted) {
-  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  const auto global = __cvta_generic_to_global(from);
-  const int bytes = wanted ? 4 * n : 0;
-  if constexpr (n == 4) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" : : "r"(shared), "l"(global), "r"(bytes) : "memory");
-  } else {
-    static_assert(n == 1, "copies are of 1 or 4 floats");
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" : : "r"(shared), "l"(global), "r"(bytes) : "memory");
-  }
-}
-
-__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
 }  // namespace torchlayer

@@ -84,7 +84,7 @@ def nce_loss(
     """
     arguments = prepare(_NAME, weight, bias, hidden, labels, sampled_values, subtract_log_q, reduction)
     keep = kept_bytes(*arguments[:5])
-    losses, _ = torch.ops.torchlayer.nce_loss(*arguments, remove_accidental_hits, sparse, keep)
+    losses, _ = _call(*arguments, remove_accidental_hits, sparse, keep)
     return REDUCTIONS[reduction](losses)
 
 
@@ -151,16 +151,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     weight, bias = ctx.saved_tensors[:2]
-    d_hidden, d_rows, d_biases, ids = torch.ops.torchlayer.nce_loss_backward(
-        grad, *ctx.saved_tensors, ctx.remove_accidental_hits
-    )
+    arguments = (grad, *ctx.saved_tensors, ctx.remove_accidental_hits)
+    op = torch.ops.torchlayer.nce_loss_backward.default
+    # with create_graph the op itself is called, which can say that it has no gradient
+    gradients = op(*arguments) if torch.is_grad_enabled() else _library.below_autograd(op, *arguments)
+    d_hidden, d_rows, d_biases, ids = gradients
     needs_weight, needs_bias = ctx.needs_input_grad[:2]
     d_weight = parameter_gradient(weight, ids, d_rows, ctx.sparse) if needs_weight else None
     d_bias = parameter_gradient(bias, ids, d_biases, ctx.sparse) if needs_bias else None
     return d_weight, d_bias, d_hidden, None, None, None, None, None, None, None
 
 
-_library.define(
+_op = _library.define(
     "nce_loss(Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
     "Tensor? true_expected_count, Tensor? sampled_expected_count, bool remove_accidental_hits, bool sparse, "
     "int keep_bytes) -> (Tensor, Tensor)",
@@ -178,3 +180,4 @@ _library.define(
     _fake_backward,
     _example_backward,
 )
+_call = _library.function(_op, _setup_context, _backward)
