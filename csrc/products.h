@@ -12,6 +12,8 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <utility>
+#include <vector>
 
 namespace torchlayer {
 
@@ -42,13 +44,20 @@ class TorchProducts {
   using Element = real;  // of hidden, errors and sampled rows
   using Tensor = torch::stable::Tensor;
 
-  // Takes the rows (K, D) as they lie.
-  TorchProducts(Scratch<real> rows, int64_t k, int64_t d) : rows_(std::move(rows)), k_(k), d_(d) {}
+  // Copies K rows of D numbers from their places.
+  TorchProducts(const std::vector<const real*>& rows, int64_t d)
+      : rows_(static_cast<int64_t>(rows.size()) * d), k_(static_cast<int64_t>(rows.size())), d_(d) {
+    torch::stable::parallel_for(0, k_, std::max<int64_t>(1, kGrain / d), [&](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; ++j) {
+        std::copy(rows[j], rows[j] + d, rows_.data() + j * d);
+      }
+    });
+  }
 
-  // z (n, K) = h (n, D) @ rows.T + offset, where offset is as long as `padded(K)`; calls `after(begin, end)` with rows
-  // that are done, as some thread has them at hand.
-  template <typename After>
-  void logits(const real* h, int64_t n, const real* offset, real* z, const After& after) {
+  // z (n, K) = h (n, D) @ rows.T + offset, where offset is as long as `padded(K)`; calls `before(begin, end)` and
+  // `after(begin, end)` with rows that are next or done, as some thread has them at hand.
+  template <typename Before, typename After>
+  void logits(const real* h, int64_t n, const real* offset, real* z, const Before&, const After& after) {
     multiply(view(h, n, d_), torch::stable::transpose(view(rows_.data(), k_, d_), 0, 1), view(z, n, k_));
     torch::stable::parallel_for(0, n, std::max<int64_t>(1, kGrain / (4 * k_ + d_)), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
@@ -83,6 +92,10 @@ class TorchProducts {
     }
     torch::stable::parallel_for(0, k_, std::max<int64_t>(16, kGrain / n), columns);
   }
+
+  // Logits of one block: half a MB of float32 stays in a core's second-level cache. But every block adds to all gradients
+  // of sampled rows, so it must not be short.
+  static int64_t block_rows(int64_t k, int64_t) { return std::max<int64_t>(256, (1 << 17) / k); }
 
   static int64_t padded(int64_t k) { return k; }
 

@@ -41,6 +41,20 @@ using Word = uint32_t;
 template <typename Element>
 constexpr int64_t kElements = sizeof(Word) / sizeof(Element);  // in a word
 
+// Where rows lie: one after the other, or anywhere.
+template <typename Element>
+struct Matrix {
+  const Element* first;
+  int64_t stride;
+  const Element* operator[](int64_t row) const { return first + row * stride; }
+};
+
+template <typename Element>
+struct Rows {
+  const Element* const* at;
+  const Element* operator[](int64_t row) const { return at[row]; }
+};
+
 inline int64_t n_panels(int64_t n_columns) { return (n_columns + kPanel - 1) / kPanel; }
 
 template <typename Element>
@@ -124,44 +138,49 @@ TORCHLAYER_AVX512 void multiply_panels(int64_t depth, const Word* a, const Word*
   }
 }
 
-// Words [0, n_words) of a row from element `at`; elements from `end` are zero.
-template <typename Element>
-TORCHLAYER_AVX512 inline void copy_words(const Element* row, int64_t at, int64_t end, int64_t n_words, Word* to) {
-  const int64_t n = std::min((end - at) / kElements<Element>, n_words);
-  std::memcpy(to, row + at, n * sizeof(Word));
-  if (n < n_words) {
-    to[n] = 0;
-    std::memcpy(to + n, row + at + n * kElements<Element>, sizeof(Element));
-  }
+// Sixteen words of a row of which `n` elements are left.
+TORCHLAYER_AVX512 inline __m512i words_of(const float* at, int64_t n) {
+  return _mm512_castps_si512(_mm512_maskz_loadu_ps(static_cast<__mmask16>(first(n)), at));
 }
 
-// Sixteen words of one step: of row `s`, or of two rows, the second of which may not be there.
-TORCHLAYER_AVX512 inline __m512i step_of(const float* rows, int64_t stride, int64_t s, int64_t, __mmask16 mask) {
-  return _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, rows + s * stride));
+TORCHLAYER_AVX512 inline __m512i words_of(const torch::headeronly::BFloat16* at, int64_t n) {
+  return _mm512_maskz_loadu_epi16(first(n), at);
 }
 
-TORCHLAYER_AVX512 inline __m512i step_of(const torch::headeronly::BFloat16* rows, int64_t stride, int64_t s,
+// Sixteen words of one step, from column j: of row `s`, or of two rows, the second of which may not be there.
+template <template <typename> typename Source>
+TORCHLAYER_AVX512 inline __m512i step_of(const Source<float>& rows, int64_t j, int64_t s, int64_t, __mmask16 mask) {
+  return _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, rows[s] + j));
+}
+
+template <template <typename> typename Source>
+TORCHLAYER_AVX512 inline __m512i step_of(const Source<torch::headeronly::BFloat16>& rows, int64_t j, int64_t s,
                                          int64_t n_rows, __mmask16 mask) {
-  const torch::headeronly::BFloat16* row = rows + 2 * s * stride;
-  const __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row));
+  const __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, rows[2 * s] + j));
   if (2 * s + 1 == n_rows) {
     return even;
   }
-  const __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row + stride));
+  const __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, rows[2 * s + 1] + j));
   return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
 }
 
-// Steps [first_step, first_step + n_steps) of columns [0, n_columns), as panels.
-template <typename Element>
-TORCHLAYER_AVX512 void pack_steps(const Element* rows, int64_t stride, int64_t n_rows, int64_t n_columns,
+// Steps [first_step, first_step + n_steps) of columns [begin, end), as panels; some at a time, since memory is read
+// fastest along rows.
+template <template <typename> typename Source, typename Element>
+TORCHLAYER_AVX512 void pack_steps(const Source<Element>& rows, int64_t n_rows, int64_t begin, int64_t end,
                                   int64_t first_step, int64_t n_steps, Word* panels) {
-  for (int64_t j = 0; j < n_columns; j += kPanel, panels += n_steps * kPanel) {
-    const __mmask32 mask = first(n_columns - j);
-    const __mmask16 low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
+  constexpr int64_t kColumns = 4 * kPanel;
+  for (int64_t from = begin; from < end; from += kColumns, panels += n_steps * kColumns) {
+    const int64_t n_columns = std::min(kColumns, end - from);
     for (int64_t s = 0; s < n_steps; ++s) {
-      _mm512_store_si512(panels + s * kPanel, step_of(rows + j, stride, first_step + s, n_rows, low));
-      _mm512_store_si512(panels + s * kPanel + 16,
-                         high ? step_of(rows + j + 16, stride, first_step + s, n_rows, high) : _mm512_setzero_si512());
+      for (int64_t j = 0; j < n_columns; j += kPanel) {
+        const __mmask32 mask = first(n_columns - j);
+        const __mmask16 low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
+        Word* to = panels + j * n_steps + s * kPanel;
+        _mm512_store_si512(to, step_of(rows, from + j, first_step + s, n_rows, low));
+        _mm512_store_si512(to + 16, high ? step_of(rows, from + j + 16, first_step + s, n_rows, high)
+                                         : _mm512_setzero_si512());
+      }
     }
   }
 }
@@ -193,17 +212,9 @@ TORCHLAYER_AVX512 inline void transpose(__m512i* r) {
   }
 }
 
-TORCHLAYER_AVX512 inline __m512i words_of(const float* at, int64_t n) {
-  return _mm512_castps_si512(_mm512_maskz_loadu_ps(static_cast<__mmask16>(first(n)), at));
-}
-
-TORCHLAYER_AVX512 inline __m512i words_of(const torch::headeronly::BFloat16* at, int64_t n) {
-  return _mm512_maskz_loadu_epi16(first(n), at);
-}
-
 // Panel p (n_steps, 32) of the transposed rows: steps from `first_step`, of rows from p * 32.
 template <typename Element>
-TORCHLAYER_AVX512 void pack_transposed(const Element* rows, int64_t n_rows, int64_t n_columns, int64_t first_step,
+TORCHLAYER_AVX512 void pack_transposed(const Rows<Element>& rows, int64_t n_rows, int64_t n_columns, int64_t first_step,
                                        int64_t n_steps, int64_t p, Word* panel) {
   for (int64_t half = 0; half < kPanel; half += 16) {
     for (int64_t s = 0; s < n_steps; s += 16) {
@@ -211,7 +222,7 @@ TORCHLAYER_AVX512 void pack_transposed(const Element* rows, int64_t n_rows, int6
       __m512i block[16];
       for (int64_t i = 0; i < 16; ++i) {
         const int64_t row = p * kPanel + half + i;
-        block[i] = row < n_rows ? words_of(rows + row * n_columns + at, n_columns - at) : _mm512_setzero_si512();
+        block[i] = row < n_rows ? words_of(rows[row] + at, n_columns - at) : _mm512_setzero_si512();
       }
       transpose(block);
       for (int64_t i = 0; i < std::min<int64_t>(16, n_steps - s); ++i) {
@@ -234,8 +245,11 @@ TORCHLAYER_AVX512 void multiply_rows(const Element* a, int64_t depth, int64_t be
       for (int64_t i = begin; i < end; i += kTile) {
         const int64_t n_rows = std::min(kTile, end - i);
         for (int64_t r = 0; r < kTile; ++r) {
-          copy_words(a + (i + std::min(r, n_rows - 1)) * depth, s * kElements<Element>, depth, n_steps,
-                     tile + r * kRowStride);
+          const Element* row = a + (i + std::min(r, n_rows - 1)) * depth;
+          for (int64_t w = 0; w < n_steps; w += 16) {
+            const int64_t at = (s + w) * kElements<Element>;
+            _mm512_store_si512(tile + r * kRowStride + w, words_of(row + at, depth - at));
+          }
         }
         multiply_panels<Element, false>(n_steps, tile, panels + j * n_steps, n, s == 0 ? start + j * start_step : nullptr,
                                         start_step, c + i * n_columns + j, n_columns, n_rows);
@@ -250,23 +264,29 @@ template <typename Element>
 TORCHLAYER_AVX512 void multiply_columns(const Element* e, int64_t k, const Element* h, int64_t d, int64_t n,
                                         int64_t k_begin, int64_t k_end, int64_t d_begin, int64_t d_end,
                                         const float* start, float* c) {
-  alignas(64) Word tile[kDepth * 16];
+  constexpr int64_t kTiles = 4;  // made at once, so that whole cache lines of e are read
+  alignas(64) Word tiles[kTiles][kDepth * 16];
   const int64_t steps = n_words<Element>(n);
   const int64_t most = std::min(kPanels, n_panels(d_end - d_begin)) * kPanel;
   const Scratch<Word> panels(most * std::min(kDepth, steps));
+  const Matrix<Element> errors{e, k}, hidden{h, d};
   for (int64_t s = 0; s < steps; s += kDepth) {
     const int64_t n_steps = std::min(kDepth, steps - s);
     for (int64_t j = d_begin; j < d_end; j += most) {
       const int64_t n_columns = std::min(most, d_end - j);
-      pack_steps(h + j, d, n, n_columns, s, n_steps, panels.data());
-      for (int64_t i = k_begin; i < k_end; i += kTile) {
-        const int64_t n_rows = std::min(kTile, k_end - i);
-        const __mmask16 mask = static_cast<__mmask16>(first(n_rows));
+      pack_steps(hidden, n, j, j + n_columns, s, n_steps, panels.data());
+      for (int64_t from = k_begin; from < k_end; from += kTiles * kTile) {
+        const int64_t to = std::min(k_end, from + kTiles * kTile);
         for (int64_t at = 0; at < n_steps; ++at) {
-          _mm512_store_si512(tile + at * 16, step_of(e + i, k, s + at, n, mask));
+          for (int64_t i = from, tile = 0; i < to; i += kTile, ++tile) {
+            const __mmask16 mask = static_cast<__mmask16>(first(std::min(kTile, to - i)));
+            _mm512_store_si512(tiles[tile] + at * 16, step_of(errors, i, s + at, n, mask));
+          }
         }
-        multiply_panels<Element, true>(n_steps, tile, panels.data(), n_columns, s == 0 ? start : nullptr, 0,
-                                       c + i * d + j, d, n_rows);
+        for (int64_t i = from, tile = 0; i < to; i += kTile, ++tile) {
+          multiply_panels<Element, true>(n_steps, tiles[tile], panels.data(), n_columns, s == 0 ? start : nullptr, 0,
+                                         c + i * d + j, d, std::min(kTile, to - i));
+        }
       }
     }
   }
@@ -279,14 +299,17 @@ class Avx512Products {
  public:
   using Element = scalar_t;
 
-  Avx512Products(Scratch<Element> rows, int64_t k, int64_t d) : rows_(std::move(rows)), k_(k), d_(d) {}
+  // Takes the places of K rows of D numbers, which must stay there.
+  Avx512Products(std::vector<const Element*> rows, int64_t d)
+      : rows_(std::move(rows)), k_(static_cast<int64_t>(rows_.size())), d_(d) {}
 
-  template <typename After>
-  void logits(const Element* h, int64_t n, const float* offset, float* z, const After& after) {
+  template <typename Before, typename After>
+  void logits(const Element* h, int64_t n, const float* offset, float* z, const Before& before, const After& after) {
     if (!transposed_.size()) {
       pack_transposed();
     }
     each_tile(n, [&](int64_t begin, int64_t end) {
+      before(begin, end);
       avx512::multiply_rows(h, d_, begin, end, transposed_.data(), k_, offset, 1, z);
       after(begin, end);
     });
@@ -324,13 +347,21 @@ class Avx512Products {
     });
   }
 
+  // Half a MB of hidden, its gradient, that of the true rows and the errors, for every thread: a second-level cache has
+  // them until the last of the products reads them. No fewer rows than one step of by_classes sums over.
+  static int64_t block_rows(int64_t k, int64_t d) {
+    const int64_t fit = (1 << 17) / (k + 3 * d) / kRows * kRows;
+    return std::max(3 * kRows, fit) * torch::stable::get_num_threads();
+  }
+
   static int64_t padded(int64_t k) { return avx512::n_panels(k) * avx512::kPanel; }
 
  private:
-  // Calls `body` with some tiles of rows at a time: few enough for caches, enough to read all packed rows for.
+  static constexpr int64_t kRows = 8 * avx512::kTile;
+
+  // Calls `body` with kRows rows at a time: few enough for caches, enough to read all packed rows for.
   template <typename Body>
   void each_tile(int64_t n, const Body& body) const {
-    constexpr int64_t kRows = 8 * avx512::kTile;
     const int64_t n_parts = (n + kRows - 1) / kRows;
     const int64_t grain = std::max<int64_t>(1, kProductGrain / (kRows * k_ * d_));
     torch::stable::parallel_for(0, n_parts, grain, [&](int64_t begin, int64_t end) {
@@ -348,7 +379,7 @@ class Avx512Products {
       for (int64_t s = 0; s < steps; s += avx512::kDepth) {
         const int64_t n_steps = std::min(avx512::kDepth, steps - s);
         for (int64_t p = begin; p < end; ++p) {
-          avx512::pack_transposed(rows_.data(), k_, d_, s, n_steps, p,
+          avx512::pack_transposed(avx512::Rows<Element>{rows_.data()}, k_, d_, s, n_steps, p,
                                   transposed_.data() + (s * n_panels + p * n_steps) * avx512::kPanel);
         }
       }
@@ -360,10 +391,10 @@ class Avx512Products {
     straight_ = Scratch<avx512::Word>(steps * n_panels * avx512::kPanel);
     const int64_t grain = std::max<int64_t>(1, kGrain / (avx512::kPanel * steps));
     torch::stable::parallel_for(0, n_panels, grain, [&](int64_t begin, int64_t end) {
-      const int64_t j = begin * avx512::kPanel, n = std::min(d_, end * avx512::kPanel) - j;
       for (int64_t s = 0; s < steps; s += avx512::kDepth) {
         const int64_t n_steps = std::min(avx512::kDepth, steps - s);
-        avx512::pack_steps(rows_.data() + j, d_, k_, n, s, n_steps,
+        avx512::pack_steps(avx512::Rows<Element>{rows_.data()}, k_, begin * avx512::kPanel,
+                           std::min(d_, end * avx512::kPanel), s, n_steps,
                            straight_.data() + (s * n_panels + begin * n_steps) * avx512::kPanel);
       }
     });
@@ -371,8 +402,8 @@ class Avx512Products {
 
   alignas(64) static constexpr float kZeros[avx512::kPanel] = {};
 
-  Scratch<Element> rows_;                           // (K, D)
-  Scratch<avx512::Word> transposed_, straight_;     // the same, packed for logits and for by_samples
+  std::vector<const Element*> rows_;
+  Scratch<avx512::Word> transposed_, straight_;  // they, packed for logits and for by_samples
   int64_t k_, d_;
 };
 

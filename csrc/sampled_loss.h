@@ -18,12 +18,10 @@ namespace torchlayer {
 
 using torch::stable::Tensor;
 
-// Logits of one block: half a MB of float32 stays in a core's second-level cache. But every block adds to all gradients
-// of sampled rows, so it must not be short.
-constexpr int64_t kBlockLogits = 1 << 17;
-constexpr int64_t kBlockRows = 256;
-// Rows between asking for a true class's weights and using them: memory is some hundred nanoseconds away.
-constexpr int64_t kAhead = 8;
+// Memory is some hundred nanoseconds away: true classes' weights are asked for before a product, as many as its rows,
+// and once more, should they have been driven out, some rows before they are used.
+constexpr int64_t kAtOnce = 96;
+constexpr int64_t kAhead = 4;
 
 // std::out_of_range and nothing else reaches Python as IndexError.
 inline void check_ids(const char* op, const char* argument, const Tensor& ids, int64_t n_classes) {
@@ -88,7 +86,7 @@ class SampledRows {
         row_stride_(loss.weight.stride(0)),
         column_stride_(loss.weight.stride(1)),
         bias_stride_(loss.bias ? loss.bias->stride(0) : 0),
-        products_(gather(), loss.n_sampled, loss.n_features) {}
+        products_(places(), loss.n_features) {}
 
   // Calls `visit(row, sampled, truth)` with the K and T corrected logits of every row, a removed hit -inf among them,
   // for it to put the errors in their place; it returns the factor that the K errors lack. They are kept if there is room.
@@ -97,16 +95,22 @@ class SampledRows {
     prepare_logits();
     const Kept<scalar_t> kept(loss_, bytes);
     const int64_t k = loss_.n_sampled, t = loss_.n_true;
-    for_each_block(0, loss_.n_rows, [&](int64_t first, int64_t n) {
-      for_each_row(first, n, hidden(first, n), [&](int64_t i, real* sampled, real* truth) {
-        const real factor = visit(i, sampled, truth);
-        if (i < kept.n_rows) {
-          kept.factors[i] = factor;
-          std::copy(truth, truth + t, kept.truths + i * t);
-          store_scaled(kept.errors + i * k, sampled, real(1), k);
-        }
-      });
+    const auto keep = [&](int64_t i, real* sampled, real* truth) {
+      kept.factors[i] = visit(i, sampled, truth);
+      std::copy(truth, truth + t, kept.truths + i * t);
+      if constexpr (!std::is_same_v<typename Kept<scalar_t>::Stored, real>) {
+        store_scaled(kept.errors + i * k, sampled, real(1), k);
+      }
+    };
+    for_each_block(0, kept.n_rows, [&](int64_t first, int64_t n) {
+      if constexpr (std::is_same_v<typename Kept<scalar_t>::Stored, real>) {
+        for_each_row(first, n, hidden(first, n), kept.errors + first * k, keep);
+      } else {
+        for_each_row(first, n, hidden(first, n), logits(n), keep);
+      }
     });
+    for_each_block(kept.n_rows, loss_.n_rows,
+                   [&](int64_t first, int64_t n) { for_each_row(first, n, hidden(first, n), logits(n), visit); });
   }
 
   // The same `visit` again for rows of which nothing is kept. `error(row, logit)` is a sample's error from its logit
@@ -156,7 +160,7 @@ class SampledRows {
         find_hits(first, n, g, error, hits, first_hit);
       }
       if (first >= kept.n_rows) {
-        for_each_row(first, n, h, [&](int64_t i, real* sampled, real* truth) {
+        for_each_row(first, n, h, logits(n), [&](int64_t i, real* sampled, real* truth) {
           const real factor = g[i] * visit(i, sampled, truth);
           store_scaled(errors.data() + (i - first) * k, sampled, factor, k);
           for (int64_t c = 0; c < t; ++c) {
@@ -169,6 +173,7 @@ class SampledRows {
         gradients = to_hidden + first * d;
       }
       const auto finish_errors = [&](int64_t begin, int64_t end) {
+        prefetch(first + begin, first + std::min(end, begin + kAtOnce));
         for (int64_t r = begin, i = first + begin; r < end; ++r, ++i) {
           if (i < kept.n_rows) {
             store_scaled(errors.data() + r * k, kept.errors + i * k, g[i] * kept.factors[i], k);
@@ -185,7 +190,7 @@ class SampledRows {
         std::vector<scalar_t> scratch(d);
         for (int64_t r = begin; r < end; ++r) {
           const int64_t i = first + r;
-          prefetch(i + kAhead);
+          prefetch(i + kAhead, i + kAhead + 1);
           for (size_t at = apart ? first_hit[r] : 0; apart && at < first_hit[r + 1]; ++at) {
             add_scaled(gradients + r * d, row(hits[at].id, scratch.data()), hits[at].error, d);
           }
@@ -245,32 +250,40 @@ class SampledRows {
     return scratch;
   }
 
-  // The first lines of the true classes' rows of row i, anywhere in memory; the processor guesses the next ones itself.
-  void prefetch(int64_t i) const {
+  // Asks for the first lines of the rows of the true classes of some rows, anywhere in memory; the processor guesses the
+  // next ones itself.
+  void prefetch(int64_t begin, int64_t end) const {
 #ifdef __GNUC__
     const int64_t n_bytes = std::min<int64_t>(loss_.n_features * static_cast<int64_t>(sizeof(scalar_t)), 1024);
-    for (int64_t c = 0; i < loss_.n_rows && column_stride_ == 1 && c < loss_.n_true; ++c) {
-      const char* at = reinterpret_cast<const char*>(weight_ + label(i, c) * row_stride_);
+    end = column_stride_ == 1 ? std::min(end, loss_.n_rows) : 0;
+    for (int64_t at = begin * loss_.n_true; at < end * loss_.n_true; ++at) {
+      const char* row = reinterpret_cast<const char*>(weight_ + labels_[at] * row_stride_);
       for (int64_t byte = 0; byte < n_bytes; byte += 64) {
-        __builtin_prefetch(at + byte);
+        __builtin_prefetch(row + byte);
       }
     }
 #endif
   }
 
-  Scratch<Element> gather() const {
+  // Where the sampled rows can be read as the products take them: in the table if it can be, else in a copy.
+  std::vector<const Element*> places() {
     const int64_t k = loss_.n_sampled, d = loss_.n_features;
     const int64_t* ids = loss_.sampled.template const_data_ptr<int64_t>();
-    Scratch<Element> rows(k * d);
+    std::vector<const Element*> rows(k);
+    if constexpr (std::is_same_v<scalar_t, Element>) {
+      if (column_stride_ == 1) {
+        for (int64_t j = 0; j < k; ++j) {
+          rows[j] = weight_ + ids[j] * row_stride_;
+        }
+        return rows;
+      }
+    }
+    gathered_ = Scratch<Element>(k * d);
     torch::stable::parallel_for(0, k, std::max<int64_t>(1, kGrain / d), [&](int64_t begin, int64_t end) {
       std::vector<scalar_t> scratch(d);
       for (int64_t j = begin; j < end; ++j) {
-        const scalar_t* from = row(ids[j], scratch.data());
-        if constexpr (std::is_same_v<scalar_t, Element>) {
-          std::copy(from, from + d, rows.data() + j * d);
-        } else {
-          store_scaled(rows.data() + j * d, from, real(1), d);
-        }
+        rows[j] = gathered_.data() + j * d;
+        store_scaled(gathered_.data() + j * d, row(ids[j], scratch.data()), real(1), d);
       }
     });
     return rows;
@@ -299,7 +312,7 @@ class SampledRows {
     std::sort(positions_.begin(), positions_.end());
   }
 
-  int64_t block_rows() const { return std::max(kBlockRows, kBlockLogits / loss_.n_sampled); }
+  int64_t block_rows() const { return Products::block_rows(loss_.n_sampled, loss_.n_features); }
 
   // Calls `visit(first, n)` with the rows [first, first + n) of each block of [begin, end).
   template <typename Visit>
@@ -326,23 +339,29 @@ class SampledRows {
     }
   }
 
-  // Calls `visit(row, sampled, truth)` with the logits of rows [first, first + n), which are its own to overwrite.
-  template <typename Visit>
-  void for_each_row(int64_t first, int64_t n, const Element* hidden, const Visit& visit) {
-    const int64_t k = loss_.n_sampled, t = loss_.n_true, d = loss_.n_features;
-    if (logits_.size() < n * k) {
-      logits_ = Scratch<real>(n * k);
+  // Room for the logits of n rows, until the next call.
+  real* logits(int64_t n) {
+    if (logits_.size() < n * loss_.n_sampled) {
+      logits_ = Scratch<real>(n * loss_.n_sampled);
     }
-    real* z = logits_.data();
+    return logits_.data();
+  }
+
+  // Calls `visit(row, sampled, truth)` with the logits of rows [first, first + n), which lie in z (n, K) and are its own
+  // to overwrite.
+  template <typename Visit>
+  void for_each_row(int64_t first, int64_t n, const Element* hidden, real* z, const Visit& visit) {
+    const int64_t k = loss_.n_sampled, t = loss_.n_true, d = loss_.n_features;
     const real* count =
         loss_.true_expected_count ? loss_.true_expected_count->template const_data_ptr<real>() : nullptr;
-    products_.logits(hidden, n, offset_.data(), z, [&](int64_t begin, int64_t end) {
+    const auto ask = [&](int64_t begin, int64_t end) { prefetch(first + begin, first + std::min(end, begin + kAtOnce)); };
+    products_.logits(hidden, n, offset_.data(), z, ask, [&](int64_t begin, int64_t end) {
       std::vector<scalar_t> scratch(d);
       std::vector<real> truth(t);
       for (int64_t r = begin; r < end; ++r) {
         const int64_t i = first + r;
         real* sampled = z + r * k;
-        prefetch(i + kAhead);
+        prefetch(i + kAhead, i + kAhead + 1);
         if (loss_.remove_accidental_hits) {
           for_each_hit(i, [&](int64_t j) { sampled[j] = -std::numeric_limits<real>::infinity(); });
         }
@@ -404,6 +423,7 @@ class SampledRows {
   const scalar_t* hidden_;
   const int64_t* labels_;
   int64_t row_stride_, column_stride_, bias_stride_;
+  Scratch<Element> gathered_;
   Products products_;                                   // over the sampled rows (K, D)
   std::vector<real> offset_;                            // (K,): bias - log expected count
   std::vector<std::pair<int64_t, int64_t>> positions_;  // (id, position among the samples), sorted

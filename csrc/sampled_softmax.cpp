@@ -14,32 +14,34 @@ constexpr const char* kBackward = "sampled_softmax_loss_backward";
 template <typename real>
 std::pair<real, real> softmax(real* sampled, int64_t n_sampled, real* truth, int64_t n_true) {
   const real largest = std::max(torchlayer::max_of(sampled, n_sampled), torchlayer::max_of(truth, n_true));
-  real log_sum, factor = 1;
   if (std::isfinite(largest)) {
     real sum = torchlayer::exp_sum(sampled, largest, n_sampled);
     for (int64_t c = 0; c < n_true; ++c) {
-      sum += std::exp(truth[c] - largest);
-    }
-    log_sum = largest + std::log(sum);
-    factor = 1 / sum;
-  } else {
-    // Shifted by an infinity every other logit would be NaN; without it the sum is infinite, zero or NaN, as it should.
-    real sum = 0;
-    for (int64_t j = 0; j < n_sampled; ++j) {
-      sum += std::exp(sampled[j]);
+      truth[c] = torchlayer::exp_of(truth[c] - largest);
+      sum += truth[c];
     }
     for (int64_t c = 0; c < n_true; ++c) {
-      sum += std::exp(truth[c]);
+      truth[c] = truth[c] / sum - real(1) / n_true;
     }
-    log_sum = std::log(sum);
-    for (int64_t j = 0; j < n_sampled; ++j) {
-      sampled[j] = sampled[j] == -std::numeric_limits<real>::infinity() ? 0 : std::exp(sampled[j] - log_sum);
-    }
+    return {largest + std::log(sum), 1 / sum};
+  }
+  // Shifted by an infinity every other logit would be NaN; without it the sum is infinite, zero or NaN, as it should.
+  real sum = 0;
+  for (int64_t j = 0; j < n_sampled; ++j) {
+    sum += std::exp(sampled[j]);
+  }
+  for (int64_t c = 0; c < n_true; ++c) {
+    sum += std::exp(truth[c]);
+  }
+  const real log_sum = std::log(sum);
+  for (int64_t j = 0; j < n_sampled; ++j) {
+    const bool hit = sampled[j] == -std::numeric_limits<real>::infinity();
+    sampled[j] = hit ? 0 : std::exp(sampled[j] - log_sum);
   }
   for (int64_t c = 0; c < n_true; ++c) {
     truth[c] = std::exp(truth[c] - log_sum) - real(1) / n_true;
   }
-  return {log_sum, factor};
+  return {log_sum, real(1)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> sampled_softmax_loss(Tensor weight, std::optional<Tensor> bias, Tensor hidden,
