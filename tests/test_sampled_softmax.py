@@ -615,6 +615,7 @@ def test_backward_ops_check_their_gradient(loss, grad):
     with pytest.raises((RuntimeError, ValueError, TypeError), match=r"needs grad \(N,\)"):
         getattr(OPS, f"{loss}_backward")(grad, *FEW, *extra, True)
 
+
 def row_bytes(given):
     """What a row's errors take: K in the dtype they are stored in, T and a factor in that of the sums."""
     real = 8 if given.weight.dtype == torch.float64 else 4
@@ -685,16 +686,14 @@ def test_backward_ops_check_what_they_are_left(loss, kept):
         getattr(OPS, f"{loss}_backward")(torch.ones(4), *FEW, *extra, True)
 
 
-@both_losses
-def test_a_sample_that_is_a_label_and_stays_cancels_in_sixteen_bits_too(loss):
-    given = inputs(30, 2, 50, 60, 16, dtype=torch.bfloat16)
-    given.labels[:], given.sampled[:] = torch.tensor([7, 9]), 7
-    given.sampled[40:] = 9
-    leaf, exact = differentiable(given), differentiable(given.to(torch.float64))
-    ours = gradients(run(loss, leaf, remove_accidental_hits=False), leaf, torch.ones(30))
-    expected = gradients(by_definition(loss, exact, False), exact, torch.ones(30))
-    for a, b in zip(ours[::2], expected[::2]):  # weight and hidden; errors of 51 classes, of which two are left
-        assert float((a.double() - b).abs().max()) <= 2**-8 * float(b.abs().max().clamp(min=0.05))
+def test_errors_of_samples_that_are_labels_and_stay_cancel_in_sixteen_bits_too():
+    given = inputs(30, 1, 3, 60, 16, dtype=torch.bfloat16)
+    given.labels[:], given.sampled[:] = 7, 7  # the probabilities of one class add up to one, whatever they are
+    leaf = differentiable(given)
+    losses = run("sampled_softmax_loss", leaf, remove_accidental_hits=False)
+    _, d_bias, d_hidden = gradients(losses, leaf, torch.ones(30))
+    assert float(d_hidden.abs().max()) <= 1e-5
+    assert float(d_bias.abs().max()) <= 1e-4
 
 
 ANOTHER_PROCESSOR = """
