@@ -25,7 +25,8 @@ constexpr int64_t kProductGrain = 1 << 19;  // sixteen and more of them a cycle
 template <typename T>
 class Scratch {
  public:
-  explicit Scratch(int64_t n = 0) : size_(n), at_(n > 0 ? static_cast<T*>(::operator new(n * sizeof(T), kLine)) : nullptr) {}
+  explicit Scratch(int64_t n = 0)
+      : size_(n), at_(n > 0 ? static_cast<T*>(::operator new(n * sizeof(T), kLine)) : nullptr) {}
   T* data() const { return at_.get(); }
   int64_t size() const { return size_; }
 
@@ -93,8 +94,8 @@ class TorchProducts {
     torch::stable::parallel_for(0, k_, std::max<int64_t>(16, kGrain / n), columns);
   }
 
-  // Logits of one block: half a MB of float32 stays in a core's second-level cache. But every block adds to all gradients
-  // of sampled rows, so it must not be short.
+  // Logits of one block: half a MB of float32 stays in a core's second-level cache. But every block adds to all
+  // gradients of sampled rows, so it must not be short.
   static int64_t block_rows(int64_t k, int64_t) { return std::max<int64_t>(256, (1 << 17) / k); }
 
   static int64_t padded(int64_t k) { return k; }

@@ -2,8 +2,8 @@
 // back. The loss itself is a function of one row of logits, which sampled_softmax.cpp and nce.cpp supply.
 #pragma once
 
+#include "kept_errors.h"
 #include "products_avx512.h"
-#include "sampled_loss_arguments.h"
 
 #include <algorithm>
 #include <limits>
@@ -47,30 +47,7 @@ inline SampledLoss check_sampled_loss(const char* op, const Tensor& weight, cons
   return loss;
 }
 
-// What the forward leaves for the backward, of as many rows from the first as `bytes` has room for, so that it need not
-// compute their logits again: K errors each, in the rows' own sixteen bits if they are bfloat16, T errors of the true
-// classes, and a factor that the K are still to be multiplied by. kernels/_sampled_loss.py knows the size.
-template <typename scalar_t>
-struct Kept {
-  using real = accumulate_t<scalar_t>;
-  using Stored = std::conditional_t<std::is_same_v<scalar_t, BFloat16>, BFloat16, real>;
-
-  Kept(const SampledLoss& loss, const Tensor& bytes) {
-    const int64_t k = loss.n_sampled, t = loss.n_true;
-    const int64_t row = k * static_cast<int64_t>(sizeof(Stored)) + (1 + t) * static_cast<int64_t>(sizeof(real));
-    n_rows = std::min(loss.n_rows, bytes.numel() / row);
-    factors = static_cast<real*>(bytes.mutable_data_ptr());
-    truths = factors + n_rows;
-    errors = reinterpret_cast<Stored*>(truths + n_rows * t);
-  }
-
-  int64_t n_rows;
-  real* factors;   // (n_rows,)
-  real* truths;    // (n_rows, T)
-  Stored* errors;  // (n_rows, K)
-};
-
-// The sampled rows gathered once, the logits of a block of rows after the other, and the gradients.
+// The sampled rows, the logits of a block of rows after the other, and the gradients.
 template <typename scalar_t, typename Products>
 class SampledRows {
  public:
@@ -89,7 +66,8 @@ class SampledRows {
         products_(places(), loss.n_features) {}
 
   // Calls `visit(row, sampled, truth)` with the K and T corrected logits of every row, a removed hit -inf among them,
-  // for it to put the errors in their place; it returns the factor that the K errors lack. They are kept if there is room.
+  // for it to put the errors in their place; it returns the factor that the K errors lack. They are kept where there is
+  // room.
   template <typename Visit>
   void forward(const Tensor& bytes, const Visit& visit) {
     prepare_logits();
@@ -250,8 +228,8 @@ class SampledRows {
     return scratch;
   }
 
-  // Asks for the first lines of the rows of the true classes of some rows, anywhere in memory; the processor guesses the
-  // next ones itself.
+  // Asks for the first lines of the rows of the true classes of some rows, anywhere in memory; the processor guesses
+  // the next ones itself.
   void prefetch(int64_t begin, int64_t end) const {
 #ifdef __GNUC__
     const int64_t n_bytes = std::min<int64_t>(loss_.n_features * static_cast<int64_t>(sizeof(scalar_t)), 1024);
@@ -347,14 +325,16 @@ class SampledRows {
     return logits_.data();
   }
 
-  // Calls `visit(row, sampled, truth)` with the logits of rows [first, first + n), which lie in z (n, K) and are its own
-  // to overwrite.
+  // Calls `visit(row, sampled, truth)` with the logits of rows [first, first + n), which lie in z (n, K) and are its
+  // own to overwrite.
   template <typename Visit>
   void for_each_row(int64_t first, int64_t n, const Element* hidden, real* z, const Visit& visit) {
     const int64_t k = loss_.n_sampled, t = loss_.n_true, d = loss_.n_features;
     const real* count =
         loss_.true_expected_count ? loss_.true_expected_count->template const_data_ptr<real>() : nullptr;
-    const auto ask = [&](int64_t begin, int64_t end) { prefetch(first + begin, first + std::min(end, begin + kAtOnce)); };
+    const auto ask = [&](int64_t begin, int64_t end) {
+      prefetch(first + begin, first + std::min(end, begin + kAtOnce));
+    };
     products_.logits(hidden, n, offset_.data(), z, ask, [&](int64_t begin, int64_t end) {
       std::vector<scalar_t> scratch(d);
       std::vector<real> truth(t);

@@ -235,7 +235,8 @@ TORCHLAYER_FUNCTIONS(double)
 
 using torch::headeronly::BFloat16;
 
-// y = scale * x, from and to bfloat16: a loop over its bits can be made of vector instructions, one over the class cannot.
+// y = scale * x, from and to bfloat16: a loop over its bits can be made of vector instructions, one over the class
+// cannot.
 TORCHLAYER_CLONES [[maybe_unused]] static void store_scaled(BFloat16* y, const float* x, float scale, int64_t n) {
   uint16_t* to = &y->x;
   for (int64_t i = 0; i < n; ++i) {

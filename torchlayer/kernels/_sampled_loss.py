@@ -227,7 +227,7 @@ def kept_bytes(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tens
     if hidden.device.type == "cpu":
         real = sum_dtype(weight.dtype)
         stored = torch.bfloat16 if weight.dtype == torch.bfloat16 else real
-        row = n_sampled * stored.itemsize + (1 + n_true) * real.itemsize  # as `Kept` in csrc/sampled_loss.h
+        row = n_sampled * stored.itemsize + (1 + n_true) * real.itemsize  # as `Kept` in csrc/kept_errors.h
         return row * min(n, _MOST_KEPT // row)
     if weight.dtype == torch.float64:
         return 0
