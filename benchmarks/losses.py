@@ -59,6 +59,9 @@ CPU = {
     "a128": Case(128, 64, 128, 50_000, torch.float32),
     "a2k": Case(2048, 64, 128, 50_000, torch.float32),
     "c400": Case(400, 512, 1024, 40_000, torch.float32),
+    "c400b": Case(400, 512, 1024, 40_000, torch.bfloat16),
+    "c3200": Case(3200, 512, 1024, 40_000, torch.float32),
+    "c3200b": Case(3200, 512, 1024, 40_000, torch.bfloat16),
     "d1k": Case(1024, 1024, 64, 100_000, torch.float32),
 }
 

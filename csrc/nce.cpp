@@ -5,10 +5,26 @@ namespace {
 
 using torch::stable::Tensor;
 using torchlayer::SampledLoss;
-using torchlayer::SampledRows;
 
 constexpr const char* kForward = "nce_loss";
 constexpr const char* kBackward = "nce_loss_backward";
+
+// The loss of one row. In place of the logits it leaves the errors.
+template <typename real>
+real logistic(real* sampled, int64_t n_sampled, real* truth, int64_t n_true) {
+  real sum = torchlayer::sigmoid_sum_softplus(sampled, n_sampled);
+  for (int64_t c = 0; c < n_true; ++c) {
+    const real x = truth[c];
+    if (n_true == 1) {  // softplus(x) - x is softplus(-x), which does not cancel for large x; so is its derivative
+      sum += torchlayer::softplus_of(-x);
+      truth[c] = -torchlayer::sigmoid_of(-x);
+    } else {
+      sum += torchlayer::softplus_of(x) - x / n_true;
+      truth[c] = torchlayer::sigmoid_of(x) - real(1) / n_true;
+    }
+  }
+  return sum;
+}
 
 std::tuple<Tensor, Tensor> nce_loss(Tensor weight, std::optional<Tensor> bias, Tensor hidden, Tensor labels,
                                     Tensor sampled, std::optional<Tensor> true_expected_count,
@@ -19,21 +35,17 @@ std::tuple<Tensor, Tensor> nce_loss(Tensor weight, std::optional<Tensor> bias, T
       torchlayer::check_sampled_loss(kForward, weight, bias, hidden, labels, sampled, true_expected_count,
                                      sampled_expected_count, remove_accidental_hits);
   Tensor losses = torchlayer::per_row(arguments);
-  torchlayer::dispatch_floating(hidden, kForward, [&](auto zero) {
-    using Rows = SampledRows<decltype(zero)>;
-    using real = typename Rows::real;
+  const Tensor kept = torchlayer::kept(arguments, keep_bytes);
+  torchlayer::with_sampled_rows(arguments, kForward, [&](auto& rows) {
+    using real = typename std::decay_t<decltype(rows)>::real;
     const int64_t k = arguments.n_sampled, t = arguments.n_true;
     real* loss = losses.mutable_data_ptr<real>();
-    Rows(arguments).forward([=](int64_t i, const real* sampled, const real* truth) {
-      real sum = torchlayer::sum_softplus(sampled, k);
-      for (int64_t c = 0; c < t; ++c) {
-        // softplus(x) - x / T; for T = 1 that is softplus(-x), which does not cancel for large x
-        sum += t == 1 ? torchlayer::softplus_of(-truth[c]) : torchlayer::softplus_of(truth[c]) - truth[c] / t;
-      }
-      loss[i] = sum;
+    rows.forward(kept, [=](int64_t i, real* sampled, real* truth) {
+      loss[i] = logistic(sampled, k, truth, t);
+      return real(1);
     });
   });
-  return {losses, torchlayer::kept(arguments, keep_bytes)};
+  return {losses, kept};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> nce_loss_backward(Tensor grad, Tensor weight, std::optional<Tensor> bias,
@@ -41,25 +53,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nce_loss_backward(Tensor grad, Tensor
                                                              std::optional<Tensor> true_expected_count,
                                                              std::optional<Tensor> sampled_expected_count, Tensor kept,
                                                              bool remove_accidental_hits) {
-  (void)kept;  // nothing: the logits are computed again
   const SampledLoss arguments =
       torchlayer::check_sampled_loss(kBackward, weight, bias, hidden, labels, sampled, true_expected_count,
                                      sampled_expected_count, remove_accidental_hits);
   torchlayer::check_per_row(kBackward, "grad", grad, arguments);
+  torchlayer::check_kept(kBackward, kept, arguments);
   const Tensor grads = torch::stable::contiguous(grad);
   std::tuple<Tensor, Tensor, Tensor, Tensor> gradients;
-  torchlayer::dispatch_floating(hidden, kBackward, [&](auto zero) {
-    using Rows = SampledRows<decltype(zero)>;
-    using real = typename Rows::real;
+  torchlayer::with_sampled_rows(arguments, kBackward, [&](auto& rows) {
+    using real = typename std::decay_t<decltype(rows)>::real;
     const int64_t k = arguments.n_sampled, t = arguments.n_true;
-    const real* g = grads.const_data_ptr<real>();
-    gradients = Rows(arguments).backward([=](int64_t i, real* sampled, real* truth) {
-      torchlayer::sigmoid_scaled(sampled, g[i], k);
-      for (int64_t c = 0; c < t; ++c) {
-        const real x = truth[c];  // sigmoid(x) - 1 / T; for T = 1 that is -sigmoid(-x)
-        truth[c] = g[i] * (t == 1 ? -torchlayer::sigmoid_of(-x) : torchlayer::sigmoid_of(x) - real(1) / t);
-      }
-    });
+    gradients = rows.backward(
+        grads, kept,
+        [=](int64_t, real* sampled, real* truth) {
+          logistic(sampled, k, truth, t);
+          return real(1);
+        },
+        [=](int64_t, real z) { return torchlayer::sigmoid_of(z); });
   });
   return gradients;
 }

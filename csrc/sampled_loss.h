@@ -2,11 +2,10 @@
 // back. The loss itself is a function of one row of logits, which sampled_softmax.cpp and nce.cpp supply.
 #pragma once
 
-#include "sampled_loss_arguments.h"
-#include "vector_math.h"
+#include "kept_errors.h"
+#include "products_avx512.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -19,10 +18,10 @@ namespace torchlayer {
 
 using torch::stable::Tensor;
 
-// Logits of one block: half a MB of float32 stays in a core's second-level cache.
-constexpr int64_t kBlockLogits = 1 << 17;
-// Multiply-adds for one thread below which a second one costs more than it brings.
-constexpr int64_t kGrain = 16384;
+// Memory is some hundred nanoseconds away: true classes' weights are asked for before a product, as many as its rows,
+// and once more, should they have been driven out, some rows before they are used.
+constexpr int64_t kAtOnce = 96;
+constexpr int64_t kAhead = 4;
 
 // std::out_of_range and nothing else reaches Python as IndexError.
 inline void check_ids(const char* op, const char* argument, const Tensor& ids, int64_t n_classes) {
@@ -48,120 +47,164 @@ inline SampledLoss check_sampled_loss(const char* op, const Tensor& weight, cons
   return loss;
 }
 
-// into = a @ b, by torch's own matrix product.
-inline void multiply(const Tensor& a, const Tensor& b, const Tensor& into) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
-                                    torch::stable::detail::from(into)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-  (void)torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-// The sampled rows gathered once, the logits of a block of rows after the other, and the gradients.
-template <typename scalar_t>
+// The sampled rows, the logits of a block of rows after the other, and the gradients.
+template <typename scalar_t, typename Products>
 class SampledRows {
  public:
   using real = accumulate_t<scalar_t>;
+  using Element = typename Products::Element;
 
   explicit SampledRows(const SampledLoss& loss)
       : loss_(loss),
-        offset_(loss.n_sampled),
         weight_(loss.weight.template const_data_ptr<scalar_t>()),
         bias_(loss.bias ? loss.bias->template const_data_ptr<scalar_t>() : nullptr),
+        hidden_(loss.hidden.template const_data_ptr<scalar_t>()),
         labels_(loss.labels.template const_data_ptr<int64_t>()),
         row_stride_(loss.weight.stride(0)),
         column_stride_(loss.weight.stride(1)),
-        bias_stride_(loss.bias ? loss.bias->stride(0) : 0) {
-    const int64_t k = loss.n_sampled, d = loss.n_features;
-    sampled_rows_ = torch::stable::new_empty(loss.hidden, {k, d}, kReal);
-    real* to = sampled_rows_.template mutable_data_ptr<real>();
-    const int64_t* ids = loss.sampled.template const_data_ptr<int64_t>();
-    torch::stable::parallel_for(0, k, std::max<int64_t>(1, kGrain / d), [&](int64_t begin, int64_t end) {
-      for (int64_t j = begin; j < end; ++j) {
-        copy_row(ids[j], to + j * d);
+        bias_stride_(loss.bias ? loss.bias->stride(0) : 0),
+        products_(places(), loss.n_features) {}
+
+  // Calls `visit(row, sampled, truth)` with the K and T corrected logits of every row, a removed hit -inf among them,
+  // for it to put the errors in their place; it returns the factor that the K errors lack. They are kept where there is
+  // room.
+  template <typename Visit>
+  void forward(const Tensor& bytes, const Visit& visit) {
+    prepare_logits();
+    const Kept<scalar_t> kept(loss_, bytes);
+    const int64_t k = loss_.n_sampled, t = loss_.n_true;
+    const auto keep = [&](int64_t i, real* sampled, real* truth) {
+      kept.factors[i] = visit(i, sampled, truth);
+      std::copy(truth, truth + t, kept.truths + i * t);
+      if constexpr (!std::is_same_v<typename Kept<scalar_t>::Stored, real>) {
+        store_scaled(kept.errors + i * k, sampled, real(1), k);
+      }
+    };
+    for_each_block(0, kept.n_rows, [&](int64_t first, int64_t n) {
+      if constexpr (std::is_same_v<typename Kept<scalar_t>::Stored, real>) {
+        for_each_row(first, n, hidden(first, n), kept.errors + first * k, keep);
+      } else {
+        for_each_row(first, n, hidden(first, n), logits(n), keep);
       }
     });
-    const real* count =
-        loss.sampled_expected_count ? loss.sampled_expected_count->template const_data_ptr<real>() : nullptr;
-    for (int64_t j = 0; j < k; ++j) {
-      offset_[j] = bias(ids[j]) - (count ? std::log(count[j]) : 0);
-    }
-    if (loss.remove_accidental_hits) {
-      for (int64_t j = 0; j < k; ++j) {
-        positions_.emplace_back(ids[j], j);
-      }
-      std::sort(positions_.begin(), positions_.end());
-    }
+    for_each_block(kept.n_rows, loss_.n_rows,
+                   [&](int64_t first, int64_t n) { for_each_row(first, n, hidden(first, n), logits(n), visit); });
   }
 
-  // Calls `visit(row, sampled, truth)` with the K and T corrected logits of every row; a removed hit is -inf there.
-  template <typename Visit>
-  void forward(const Visit& visit) {
-    for_each_block([&](int64_t first, int64_t n, const Tensor& hidden, Tensor& logits) {
-      for_each_row(first, n, hidden, logits, visit);
-    });
-  }
-
-  // The same, where `visit` puts the gradient in place of each logit. Returns the gradients of hidden (N, D), and of
-  // the rows (K + N * T, D) and biases (K + N * T,) of classes cat(sampled, labels), and those ids.
-  template <typename Visit>
-  std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Visit& visit) {
+  // The same `visit` again for rows of which nothing is kept. `error(row, logit)` is a sample's error from its logit
+  // alone. Returns the gradients of hidden (N, D), and of the rows (K + N * T, D) and biases (K + N * T,) of classes
+  // cat(sampled, labels), and those ids.
+  template <typename Visit, typename Error>
+  std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& bytes, const Visit& visit,
+                                                      const Error& error) {
     const int64_t k = loss_.n_sampled, t = loss_.n_true, d = loss_.n_features, rows = k + loss_.n_rows * t;
+    const Kept<scalar_t> kept(loss_, bytes);
+    // Where a sample is one of a row's labels and stays, its error and the true class's nearly cancel; in sixteen bits
+    // that would leave nothing but rounding. These few are left out of the products and added in float32.
+    constexpr bool kRounds = !std::is_same_v<Element, real>;
+    const bool apart = kRounds && !loss_.remove_accidental_hits;
+    if (kept.n_rows < loss_.n_rows || apart) {
+      prepare_logits();
+    }
     Tensor d_hidden = torch::stable::empty_like(loss_.hidden);
     Tensor d_rows = torch::stable::new_empty(loss_.hidden, {rows, d});
     Tensor d_biases = torch::stable::new_empty(loss_.hidden, {rows}, kReal);  // few, so not worth rounding
     Tensor ids = torch::stable::new_empty(loss_.hidden, {rows}, torch::headeronly::ScalarType::Long);
-    Tensor d_sampled = torch::stable::new_zeros(loss_.hidden, {k, d}, kReal);  // summed over blocks
-    std::vector<real> d_offset(k, 0);
-    real* sums = d_sampled.template mutable_data_ptr<real>();
     scalar_t* to_hidden = d_hidden.template mutable_data_ptr<scalar_t>();
     scalar_t* to_rows = d_rows.template mutable_data_ptr<scalar_t>();
     real* to_biases = d_biases.template mutable_data_ptr<real>();
+    std::fill(to_biases, to_biases + k, real(0));
 
-    Tensor products = torch::stable::new_empty(loss_.hidden, {k, d}, kReal);
-    const real* product = products.template const_data_ptr<real>();
-    for_each_block([&](int64_t first, int64_t n, const Tensor& hidden, Tensor& logits) {
-      std::vector<real> d_truth(n * t);
-      for_each_row(first, n, hidden, logits, [&](int64_t i, real* sampled, real* truth) {
-        visit(i, sampled, truth);
-        for_each_hit(i, [&](int64_t j) { sampled[j] = 0; });
-        std::copy(truth, truth + t, d_truth.begin() + (i - first) * t);
-      });
-      Tensor by_samples = torch::stable::narrow(d_hidden, 0, first, n);  // (n, D), in `real`
-      if constexpr (!std::is_same_v<scalar_t, real>) {
-        by_samples = torch::stable::new_empty(loss_.hidden, {n, d}, kReal);
+    // What is summed over blocks: in place if it is in `real`.
+    constexpr bool kInPlace = std::is_same_v<scalar_t, real>;
+    const int64_t block = std::min(block_rows(), loss_.n_rows);
+    const Scratch<real> row_sums(kInPlace ? 0 : k * d), hidden_sums(kInPlace ? 0 : block * d);
+    const Scratch<Element> errors(block * k);
+    const Scratch<real> true_errors(block * t);
+    real* sums = row_sums.data();
+    if constexpr (kInPlace) {
+      sums = to_rows;
+    }
+    if (loss_.n_rows == 0) {
+      std::fill(sums, sums + k * d, real(0));
+    }
+
+    const real* g = grad.template const_data_ptr<real>();
+    std::vector<Hit> hits;
+    std::vector<size_t> first_hit;
+    const auto backward_block = [&](int64_t first, int64_t n) {
+      const Element* h = hidden(first, n);
+      if (apart) {
+        find_hits(first, n, g, error, hits, first_hit);
       }
-      multiply(logits, sampled_rows_, by_samples);
-      multiply(torch::stable::transpose(logits, 0, 1), hidden, products);
-      torch::stable::parallel_for(0, k * d, kGrain, [&](int64_t begin, int64_t end) {
-        add_scaled(sums + begin, product + begin, real(1), end - begin);
-      });
-      add_columns(logits.template const_data_ptr<real>(), n, d_offset);
-
-      real* gradient = by_samples.template mutable_data_ptr<real>();
-      const real* h = hidden.template const_data_ptr<real>();
-      torch::stable::parallel_for(0, n, std::max<int64_t>(1, kGrain / (d * t)), [&](int64_t begin, int64_t end) {
-        std::vector<real> scratch(d);
-        for (int64_t r = begin; r < end; ++r) {
+      if (first >= kept.n_rows) {
+        for_each_row(first, n, h, logits(n), [&](int64_t i, real* sampled, real* truth) {
+          const real factor = g[i] * visit(i, sampled, truth);
+          store_scaled(errors.data() + (i - first) * k, sampled, factor, k);
           for (int64_t c = 0; c < t; ++c) {
-            const real grad = d_truth[r * t + c];
-            const int64_t at = k + (first + r) * t + c;
-            add_scaled(gradient + r * d, row(label(first + r, c), scratch.data()), grad, d);
-            store_scaled(to_rows + at * d, h + r * d, grad, d);
-            to_biases[at] = grad;
+            true_errors.data()[(i - first) * t + c] = g[i] * truth[c];
           }
-          if constexpr (!std::is_same_v<scalar_t, real>) {
-            store_scaled(to_hidden + (first + r) * d, gradient + r * d, real(1), d);
+        });
+      }
+      real* gradients = hidden_sums.data();
+      if constexpr (kInPlace) {
+        gradients = to_hidden + first * d;
+      }
+      const auto finish_errors = [&](int64_t begin, int64_t end) {
+        prefetch(first + begin, first + std::min(end, begin + kAtOnce));
+        for (int64_t r = begin, i = first + begin; r < end; ++r, ++i) {
+          if (i < kept.n_rows) {
+            store_scaled(errors.data() + r * k, kept.errors + i * k, g[i] * kept.factors[i], k);
+            for (int64_t c = 0; c < t; ++c) {
+              true_errors.data()[r * t + c] = g[i] * kept.truths[i * t + c];
+            }
+          }
+          for (size_t at = apart ? first_hit[r] : 0; apart && at < first_hit[r + 1]; ++at) {
+            errors.data()[r * k + hits[at].sample] = Element(0);
           }
         }
+      };
+      const auto finish_rows = [&](int64_t begin, int64_t end) {
+        std::vector<scalar_t> scratch(d);
+        for (int64_t r = begin; r < end; ++r) {
+          const int64_t i = first + r;
+          prefetch(i + kAhead, i + kAhead + 1);
+          for (size_t at = apart ? first_hit[r] : 0; apart && at < first_hit[r + 1]; ++at) {
+            add_scaled(gradients + r * d, row(hits[at].id, scratch.data()), hits[at].error, d);
+          }
+          for (int64_t c = 0; c < t; ++c) {
+            const real error = true_errors.data()[r * t + c];
+            const int64_t at = k + i * t + c;
+            add_scaled(gradients + r * d, row(label(i, c), scratch.data()), error, d);
+            store_scaled(to_rows + at * d, hidden_ + i * d, error, d);
+            to_biases[at] = error;
+          }
+          if constexpr (!kInPlace) {
+            store_scaled(to_hidden + i * d, gradients + r * d, real(1), d);
+          }
+        }
+      };
+      products_.by_samples(errors.data(), n, gradients, finish_errors, finish_rows);
+      products_.by_classes(errors.data(), h, n, sums, first > 0, [&](int64_t begin, int64_t end) {
+        for (int64_t r = 0; r < n; ++r) {
+          add_scaled(to_biases + begin, errors.data() + r * k + begin, real(1), end - begin);
+        }
       });
-    });
+      for (const Hit& hit : hits) {
+        add_scaled(sums + hit.sample * d, hidden_ + hit.row * d, hit.error, d);
+        to_biases[hit.sample] += hit.error;
+      }
+    };
+    for_each_block(0, kept.n_rows, backward_block);
+    for_each_block(kept.n_rows, loss_.n_rows, backward_block);
 
-    torch::stable::parallel_for(0, k * d, kGrain, [&](int64_t begin, int64_t end) {
-      store_scaled(to_rows + begin, sums + begin, real(1), end - begin);
-    });
-    std::copy(d_offset.begin(), d_offset.end(), to_biases);
-    const int64_t* sampled_ids = loss_.sampled.template const_data_ptr<int64_t>();
-    std::copy(labels_, labels_ + loss_.n_rows * t, std::copy(sampled_ids, sampled_ids + k, ids.mutable_data_ptr<int64_t>()));
+    if constexpr (!kInPlace) {
+      torch::stable::parallel_for(0, k, std::max<int64_t>(1, kGrain / d), [&](int64_t begin, int64_t end) {
+        store_scaled(to_rows + begin * d, sums + begin * d, real(1), (end - begin) * d);
+      });
+    }
+    const int64_t* sampled = loss_.sampled.template const_data_ptr<int64_t>();
+    std::copy(labels_, labels_ + loss_.n_rows * t, std::copy(sampled, sampled + k, ids.mutable_data_ptr<int64_t>()));
     return {d_hidden, d_rows, d_biases, ids};
   }
 
@@ -173,98 +216,220 @@ class SampledRows {
 
   real bias(int64_t id) const { return bias_ ? static_cast<real>(bias_[id * bias_stride_]) : real(0); }
 
-  void copy_row(int64_t id, real* to) const {
-    const scalar_t* from = weight_ + id * row_stride_;
-    for (int64_t f = 0; f < loss_.n_features; ++f) {
-      to[f] = static_cast<real>(from[f * column_stride_]);
-    }
-  }
-
   // The row of a class: where it lies if it can be read there, else copied into `scratch`.
-  const real* row(int64_t id, real* scratch) const {
-    if constexpr (std::is_same_v<scalar_t, real>) {
-      if (column_stride_ == 1) {
-        return weight_ + id * row_stride_;
-      }
+  const scalar_t* row(int64_t id, scalar_t* scratch) const {
+    const scalar_t* from = weight_ + id * row_stride_;
+    if (column_stride_ == 1) {
+      return from;
     }
-    copy_row(id, scratch);
+    for (int64_t f = 0; f < loss_.n_features; ++f) {
+      scratch[f] = from[f * column_stride_];
+    }
     return scratch;
   }
 
-  // Calls `visit(first, n, hidden, logits)` with the rows [first, first + n) of hidden, in `real`, times sampled rows.
-  template <typename Visit>
-  void for_each_block(const Visit& visit) const {
-    const int64_t d = loss_.n_features, block = std::max<int64_t>(32, kBlockLogits / loss_.n_sampled);
-    const Tensor columns = torch::stable::transpose(sampled_rows_, 0, 1);  // (D, K)
-    Tensor all = torch::stable::new_empty(loss_.hidden, {std::min(block, loss_.n_rows), loss_.n_sampled}, kReal);
-    for (int64_t first = 0; first < loss_.n_rows; first += block) {
-      const int64_t n = std::min(block, loss_.n_rows - first);
-      Tensor hidden = loss_.hidden;
-      hidden = torch::stable::narrow(hidden, 0, first, n);
-      if constexpr (!std::is_same_v<scalar_t, real>) {
-        const scalar_t* from = hidden.template const_data_ptr<scalar_t>();
-        hidden = torch::stable::new_empty(hidden, {n, d}, kReal);
-        std::copy(from, from + n * d, hidden.template mutable_data_ptr<real>());
+  // Asks for the first lines of the rows of the true classes of some rows, anywhere in memory; the processor guesses
+  // the next ones itself.
+  void prefetch(int64_t begin, int64_t end) const {
+#ifdef __GNUC__
+    const int64_t n_bytes = std::min<int64_t>(loss_.n_features * static_cast<int64_t>(sizeof(scalar_t)), 1024);
+    end = column_stride_ == 1 ? std::min(end, loss_.n_rows) : 0;
+    for (int64_t at = begin * loss_.n_true; at < end * loss_.n_true; ++at) {
+      const char* row = reinterpret_cast<const char*>(weight_ + labels_[at] * row_stride_);
+      for (int64_t byte = 0; byte < n_bytes; byte += 64) {
+        __builtin_prefetch(row + byte);
       }
-      Tensor logits = torch::stable::narrow(all, 0, 0, n);
-      multiply(hidden, columns, logits);
-      visit(first, n, hidden, logits);
+    }
+#endif
+  }
+
+  // Where the sampled rows can be read as the products take them: in the table if it can be, else in a copy.
+  std::vector<const Element*> places() {
+    const int64_t k = loss_.n_sampled, d = loss_.n_features;
+    const int64_t* ids = loss_.sampled.template const_data_ptr<int64_t>();
+    std::vector<const Element*> rows(k);
+    if constexpr (std::is_same_v<scalar_t, Element>) {
+      if (column_stride_ == 1) {
+        for (int64_t j = 0; j < k; ++j) {
+          rows[j] = weight_ + ids[j] * row_stride_;
+        }
+        return rows;
+      }
+    }
+    gathered_ = Scratch<Element>(k * d);
+    torch::stable::parallel_for(0, k, std::max<int64_t>(1, kGrain / d), [&](int64_t begin, int64_t end) {
+      std::vector<scalar_t> scratch(d);
+      for (int64_t j = begin; j < end; ++j) {
+        rows[j] = gathered_.data() + j * d;
+        store_scaled(gathered_.data() + j * d, row(ids[j], scratch.data()), real(1), d);
+      }
+    });
+    return rows;
+  }
+
+  // What only logits need: what is added to them, and which samples may be hits.
+  void prepare_logits() {
+    const int64_t k = loss_.n_sampled;
+    const int64_t* ids = loss_.sampled.template const_data_ptr<int64_t>();
+    const real* count =
+        loss_.sampled_expected_count ? loss_.sampled_expected_count->template const_data_ptr<real>() : nullptr;
+    offset_.assign(Products::padded(k), 0);
+    for (int64_t j = 0; j < k; ++j) {
+      offset_[j] = bias(ids[j]) - (count ? std::log(count[j]) : 0);
+    }
+    size_t n_bits = 64;
+    while (n_bits < 16 * static_cast<size_t>(k)) {
+      n_bits *= 2;
+    }
+    may_be_hit_.assign(n_bits / 64, 0);
+    for (int64_t j = 0; j < k; ++j) {
+      positions_.emplace_back(ids[j], j);
+      const size_t bit = static_cast<size_t>(ids[j]) & (n_bits - 1);
+      may_be_hit_[bit / 64] |= uint64_t(1) << (bit % 64);
+    }
+    std::sort(positions_.begin(), positions_.end());
+  }
+
+  int64_t block_rows() const { return Products::block_rows(loss_.n_sampled, loss_.n_features); }
+
+  // Calls `visit(first, n)` with the rows [first, first + n) of each block of [begin, end).
+  template <typename Visit>
+  void for_each_block(int64_t begin, int64_t end, const Visit& visit) const {
+    for (int64_t first = begin; first < end; first += block_rows()) {
+      visit(first, std::min(block_rows(), end - first));
     }
   }
 
+  // The rows [first, first + n) of hidden as the products take them, until the next call.
+  const Element* hidden(int64_t first, int64_t n) {
+    const int64_t d = loss_.n_features;
+    const scalar_t* from = hidden_ + first * d;
+    if constexpr (std::is_same_v<scalar_t, Element>) {
+      return from;
+    } else {
+      if (converted_.size() < n * d) {
+        converted_ = Scratch<Element>(n * d);
+      }
+      torch::stable::parallel_for(0, n, std::max<int64_t>(1, kGrain / d), [&](int64_t begin, int64_t end) {
+        store_scaled(converted_.data() + begin * d, from + begin * d, real(1), (end - begin) * d);
+      });
+      return converted_.data();
+    }
+  }
+
+  // Room for the logits of n rows, until the next call.
+  real* logits(int64_t n) {
+    if (logits_.size() < n * loss_.n_sampled) {
+      logits_ = Scratch<real>(n * loss_.n_sampled);
+    }
+    return logits_.data();
+  }
+
+  // Calls `visit(row, sampled, truth)` with the logits of rows [first, first + n), which lie in z (n, K) and are its
+  // own to overwrite.
   template <typename Visit>
-  void for_each_row(int64_t first, int64_t n, const Tensor& hidden, Tensor& logits, const Visit& visit) const {
+  void for_each_row(int64_t first, int64_t n, const Element* hidden, real* z, const Visit& visit) {
     const int64_t k = loss_.n_sampled, t = loss_.n_true, d = loss_.n_features;
-    const real* h = hidden.template const_data_ptr<real>();
-    real* z = logits.template mutable_data_ptr<real>();
     const real* count =
         loss_.true_expected_count ? loss_.true_expected_count->template const_data_ptr<real>() : nullptr;
-    torch::stable::parallel_for(0, n, std::max<int64_t>(1, kGrain / (8 * k + d * t)), [&](int64_t begin, int64_t end) {
-      std::vector<real> scratch(d), truth(t);
+    const auto ask = [&](int64_t begin, int64_t end) {
+      prefetch(first + begin, first + std::min(end, begin + kAtOnce));
+    };
+    products_.logits(hidden, n, offset_.data(), z, ask, [&](int64_t begin, int64_t end) {
+      std::vector<scalar_t> scratch(d);
+      std::vector<real> truth(t);
       for (int64_t r = begin; r < end; ++r) {
         const int64_t i = first + r;
         real* sampled = z + r * k;
-        add_scaled(sampled, offset_.data(), real(1), k);
-        for_each_hit(i, [&](int64_t j) { sampled[j] = -std::numeric_limits<real>::infinity(); });
+        prefetch(i + kAhead, i + kAhead + 1);
+        if (loss_.remove_accidental_hits) {
+          for_each_hit(i, [&](int64_t j) { sampled[j] = -std::numeric_limits<real>::infinity(); });
+        }
         for (int64_t c = 0; c < t; ++c) {
           const int64_t id = label(i, c);
-          truth[c] = dot(h + r * d, row(id, scratch.data()), d) + bias(id) - (count ? std::log(count[i * t + c]) : 0);
+          truth[c] = dot(hidden_ + i * d, row(id, scratch.data()), d) + bias(id) -
+                     (count ? std::log(count[i * t + c]) : 0);
         }
         visit(i, sampled, truth.data());
       }
     });
   }
 
-  // Calls `visit(j)` for every sample that is one of row i's labels, each of its repetitions included.
+  // Calls `visit(j)` once for every sample that is one of row i's labels, each of its repetitions included.
   template <typename Visit>
   void for_each_hit(int64_t i, const Visit& visit) const {
-    for (int64_t c = 0; c < loss_.n_true && loss_.remove_accidental_hits; ++c) {
-      const int64_t id = label(i, c);
-      auto hit = std::lower_bound(positions_.begin(), positions_.end(), std::make_pair(id, int64_t(0)));
-      for (; hit != positions_.end() && hit->first == id; ++hit) {
-        visit(hit->second);
+    const int64_t* labels = labels_ + i * loss_.n_true;
+    for (int64_t c = 0; c < loss_.n_true; ++c) {
+      const int64_t id = labels[c];
+      if (std::find(labels, labels + c, id) != labels + c) {
+        continue;
+      }
+      const size_t bit = static_cast<size_t>(id) & (64 * may_be_hit_.size() - 1);
+      if (may_be_hit_[bit / 64] >> (bit % 64) & 1) {
+        auto hit = std::lower_bound(positions_.begin(), positions_.end(), std::make_pair(id, int64_t(0)));
+        for (; hit != positions_.end() && hit->first == id; ++hit) {
+          visit(hit->second);
+        }
       }
     }
   }
 
-  // sums[j] += the sum of column j, always in the same order however many threads there are.
-  void add_columns(const real* z, int64_t n, std::vector<real>& sums) const {
-    const int64_t k = loss_.n_sampled;
-    torch::stable::parallel_for(0, k, std::max<int64_t>(16, kGrain / n), [&](int64_t begin, int64_t end) {
-      for (int64_t r = 0; r < n; ++r) {
-        add_scaled(sums.data() + begin, z + r * k + begin, real(1), end - begin);
-      }
-    });
+  // A sample that is one of a row's labels, and its error.
+  struct Hit {
+    int64_t row, sample, id;
+    real error;
+  };
+
+  // All of the rows [first, first + n), those of row first + r from `first_hit[r]` on.
+  template <typename Error>
+  void find_hits(int64_t first, int64_t n, const real* grad, const Error& error, std::vector<Hit>& hits,
+                 std::vector<size_t>& first_hit) const {
+    std::vector<scalar_t> scratch(loss_.n_features);
+    hits.clear();
+    first_hit.assign(1, 0);
+    for (int64_t i = first; i < first + n; ++i) {
+      for_each_hit(i, [&](int64_t j) {
+        const int64_t id = loss_.sampled.template const_data_ptr<int64_t>()[j];
+        const real z = dot(hidden_ + i * loss_.n_features, row(id, scratch.data()), loss_.n_features) + offset_[j];
+        hits.push_back({i, j, id, grad[i] * error(i, z)});
+      });
+      first_hit.push_back(hits.size());
+    }
   }
 
   const SampledLoss& loss_;
-  Tensor sampled_rows_;                               // (K, D)
-  std::vector<real> offset_;                          // (K,): bias - log expected count
-  std::vector<std::pair<int64_t, int64_t>> positions_;  // (id, position among the samples), sorted
   const scalar_t* weight_;
   const scalar_t* bias_;
+  const scalar_t* hidden_;
   const int64_t* labels_;
   int64_t row_stride_, column_stride_, bias_stride_;
+  Scratch<Element> gathered_;
+  Products products_;                                   // over the sampled rows (K, D)
+  std::vector<real> offset_;                            // (K,): bias - log expected count
+  std::vector<std::pair<int64_t, int64_t>> positions_;  // (id, position among the samples), sorted
+  std::vector<uint64_t> may_be_hit_;                    // a bit for each id's lowest bits: most labels are no hit
+  Scratch<Element> converted_;                          // hidden of a block
+  Scratch<real> logits_;                                // of a block
 };
+
+// Calls `body` with the SampledRows for the tensors' type and this processor.
+template <typename Body>
+void with_sampled_rows(const SampledLoss& loss, const char* op, const Body& body) {
+  dispatch_floating(loss.hidden, op, [&](auto zero) {
+    using scalar_t = decltype(zero);
+    using real = accumulate_t<scalar_t>;
+#ifdef TORCHLAYER_HAS_AVX512
+    if constexpr (std::is_same_v<real, float>) {
+      constexpr bool kBFloat16 = std::is_same_v<scalar_t, BFloat16>;
+      if (has_avx512(kBFloat16)) {
+        SampledRows<scalar_t, Avx512Products<std::conditional_t<kBFloat16, BFloat16, float>>> rows(loss);
+        return body(rows);
+      }
+    }
+#endif
+    SampledRows<scalar_t, TorchProducts<real>> rows(loss);
+    body(rows);
+  });
+}
 
 }  // namespace torchlayer

@@ -85,4 +85,11 @@ inline Tensor kept(const SampledLoss& loss, int64_t n_bytes) {
   return torch::stable::new_empty(loss.hidden, {n_bytes}, torch::headeronly::ScalarType::Byte);
 }
 
+inline void check_kept(const char* op, const Tensor& kept, const SampledLoss& loss) {
+  STD_TORCH_CHECK(kept.dim() == 1 && kept.scalar_type() == torch::headeronly::ScalarType::Byte &&
+                      kept.is_contiguous() && kept.is_cuda() == loss.hidden.is_cuda() &&
+                      kept.get_device_index() == loss.hidden.get_device_index(),
+                  op, " needs kept as its forward returned it: a row of bytes beside hidden");
+}
+
 }  // namespace torchlayer

@@ -2,7 +2,7 @@
 // between them that turns a row of logits into its loss, or into its errors.
 #pragma once
 
-#include "products.h"
+#include "torch_product.h"
 #include "sampled_loss.cuh"
 
 #include <algorithm>

@@ -4,6 +4,8 @@ and dtype, gradients dense and sparse, and an answer to every kind of bad input.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,8 +28,11 @@ from torchlayer.kernels import _library, _sampled_loss, compiled
 from torchlayer.kernels._sampled_loss import Logits
 
 OPS = torch.ops.torchlayer
-KEPT = torch.empty(0, dtype=torch.uint8)  # what a forward on a CPU leaves for the backward
+KEPT = torch.empty(0, dtype=torch.uint8)  # of a forward that left nothing for the backward
 both_losses = pytest.mark.parametrize("loss", FUNCTIONS)
+compiled_only = pytest.mark.skipif(
+    not has_compiler() or bool(os.environ.get("TORCHLAYER_BACKEND")), reason="no C++ kernels here"
+)
 FILES = [pytest.param(loss, path, id=path.stem) for loss in FUNCTIONS for path in vectors(loss)]
 
 
@@ -67,6 +72,7 @@ SHAPES = [
     (40, 5, 9, 2000, 20),
     (300, 1, 1000, 3000, 5),  # several blocks of rows
     (2, 1, 3, 4, 1500),
+    (600, 1, 530, 700, 37),  # several steps of every product
 ]
 
 
@@ -610,6 +616,119 @@ def test_backward_ops_check_their_gradient(loss, grad):
         getattr(OPS, f"{loss}_backward")(grad, *FEW, *extra, True)
 
 
+def row_bytes(given):
+    """What a row's errors take: K in the dtype they are stored in, T and a factor in that of the sums."""
+    real = 8 if given.weight.dtype == torch.float64 else 4
+    stored = 2 if given.weight.dtype == torch.bfloat16 else real
+    return len(given.sampled) * stored + (1 + given.labels.shape[1]) * real
+
+
+def backward_after(loss, given, keep, remove, change=lambda kept: kept):
+    """The gradients of hidden, rows and biases after a forward that may keep so many bytes."""
+    *rest, kept = getattr(OPS, loss)(*given, remove, False, keep)
+    grad = torch.linspace(0.5, 1.5, len(given.labels)).to(rest[0].dtype)
+    return getattr(OPS, f"{loss}_backward")(grad, *given, *rest[1:], change(kept), remove)[:3]
+
+
+@both_losses
+@pytest.mark.parametrize("remove", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3, 299, 300, 400])
+def test_what_is_kept_changes_no_gradient(loss, remove, dtype, rows):
+    given = inputs(300, 2, 70, 90, 33, dtype=dtype)
+    for kept, computed in zip(
+        backward_after(loss, given, rows * row_bytes(given) + 1, remove), backward_after(loss, given, 0, remove)
+    ):
+        close(kept.to(dtype), computed.double())  # biases too: errors are kept in sixteen bits
+
+
+@compiled_only
+@both_losses
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "used"), [(0.9, 0), (1, 1), (17.5, 17), (40, 40), (50, 40)])
+def test_the_backward_uses_what_was_kept(loss, dtype, rows, used):
+    given = inputs(40, 1, 70, 200, 8, dtype=dtype)
+    keep = int(rows * row_bytes(given))
+    d_hidden = backward_after(loss, given, keep, True, torch.zeros_like)[0]
+    assert (d_hidden == 0).all(1).tolist() == [True] * used + [False] * (40 - used)
+
+
+@both_losses
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_on_a_cpu_as_many_rows_are_kept_as_there_may_be(loss, dtype, monkeypatch):
+    given = differentiable(inputs(40, 2, 70, 200, 8, dtype=dtype))
+    assert _sampled_loss.kept_bytes(*given[:5]) == 40 * row_bytes(given)
+    ones = torch.ones(40)
+    whole = gradients(run(loss, given), given, ones)
+    monkeypatch.setattr(_sampled_loss, "_MOST_KEPT", 11 * row_bytes(given) + 5)
+    assert _sampled_loss.kept_bytes(*given[:5]) == 11 * row_bytes(given)
+    for part, all_rows in zip(gradients(run(loss, given), given, ones), whole):
+        close(part, all_rows.double())
+    with torch.no_grad():
+        assert _sampled_loss.kept_bytes(*given[:5]) == 0
+    assert _sampled_loss.kept_bytes(*(leaf.detach() for leaf in given[:5])) == 0
+
+
+@both_losses
+def test_a_graph_that_is_kept_can_be_differentiated_again(loss):
+    given = differentiable(inputs(40, 1, 70, 200, 8, dtype=torch.bfloat16))
+    total = run(loss, given).sum()
+    first = torch.autograd.grad(total, given[:3], retain_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(total, given[:3])))
+
+
+@compiled_only
+@both_losses
+@pytest.mark.parametrize("kept", [torch.zeros(64), torch.zeros(8, 8, dtype=torch.uint8), KEPT.new_zeros(64)[::2]])
+def test_backward_ops_check_what_they_are_left(loss, kept):
+    extra = (kept,) if loss == "nce_loss" else (torch.ones(4), kept)
+    with pytest.raises(RuntimeError, match="needs kept as its forward returned it: a row of bytes beside hidden"):
+        getattr(OPS, f"{loss}_backward")(torch.ones(4), *FEW, *extra, True)
+
+
+def test_errors_of_samples_that_are_labels_and_stay_cancel_in_sixteen_bits_too():
+    given = inputs(30, 1, 3, 60, 16, dtype=torch.bfloat16)
+    given.labels[:], given.sampled[:] = 7, 7  # the probabilities of one class add up to one, whatever they are
+    leaf = differentiable(given)
+    losses = run("sampled_softmax_loss", leaf, remove_accidental_hits=False)
+    _, d_bias, d_hidden = gradients(losses, leaf, torch.ones(30))
+    assert float(d_hidden.abs().max()) <= 1e-5
+    assert float(d_bias.abs().max()) <= 1e-4
+
+
+ANOTHER_PROCESSOR = """
+import torch
+from torchlayer.kernels import _library, compiled
+from torchlayer.kernels import nce, sampled_softmax
+assert compiled().cpu.name == "cpu", compiled().cpu
+for name in ("sampled_softmax_loss", "nce_loss"):
+    for dtype, slack in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)):
+        for keep in (0, 5000, 10**6):
+            forward, backward = _library.OPS[name], _library.OPS[f"{name}_backward"]
+            given = [x.to(dtype) for x in forward.example(torch.device("cpu"))[:3]]
+            given += forward.example(torch.device("cpu"))[3:7]
+            results = []
+            for op in (lambda op: op.overload, lambda op: op.reference):
+                *rest, kept = op(forward)(*given, True, False, keep)
+                results.append([*rest, *op(backward)(torch.ones(128), *given, *rest[1:], kept, True)[:3]])
+            for a, b in zip(*results):
+                error = float((a.double() - b.double()).abs().max() / b.double().abs().max())
+                assert error <= slack, (name, dtype, keep, error)
+"""
+
+
+@compiled_only
+@pytest.mark.parametrize("capability", ["avx512", "avx2", "default"])
+def test_kernels_are_right_on_processors_that_have_less(capability):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", ANOTHER_PROCESSOR],
+        env={**os.environ, "ATEN_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_where_nobody_looks_a_bad_row_is_nan_and_has_no_gradient(monkeypatch):
     """As on a GPU, where an id is not worth waiting for."""
     monkeypatch.setattr(_sampled_loss, "check_ids", lambda name, argument, ids, n: (ids < 0) | (ids >= n))
@@ -624,7 +743,7 @@ def test_where_nobody_looks_a_bad_row_is_nan_and_has_no_gradient(monkeypatch):
     assert float(rows[: 5 + 6].abs().sum()) > 0
 
 
-@pytest.mark.skipif(not has_compiler() or bool(os.environ.get("TORCHLAYER_BACKEND")), reason="no C++ kernels here")
+@compiled_only
 def test_where_there_is_a_compiler_the_kernels_are_compiled():
     assert compiled().cpu.name == "cpu", compiled().cpu.reason
     for loss in FUNCTIONS:

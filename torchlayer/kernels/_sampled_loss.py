@@ -217,12 +217,20 @@ class Logits:
 def kept_bytes(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tensor, sampled: Tensor) -> int:
     """How much the forward kernel may leave for the backward one, which otherwise computes the logits again.
 
-    Few samples' errors are kept in float32; of many, what sixteen bits hold of them, up to 128 MiB.
+    On a GPU, few samples' errors are kept in float32; of many, what sixteen bits hold of them, up to 128 MiB. On a CPU,
+    as many whole rows of errors as these have room for, in bfloat16 if that is the inputs' type.
     """
     wanted = any(t is not None and t.requires_grad for t in (weight, bias, hidden)) and torch.is_grad_enabled()
-    if hidden.device.type != "cuda" or weight.dtype == torch.float64 or not wanted:
+    if hidden.device.type not in ("cpu", "cuda") or not wanted:
         return 0
     (n, n_true), n_sampled, n_features = labels.shape, sampled.shape[0], hidden.shape[1]
+    if hidden.device.type == "cpu":
+        real = sum_dtype(weight.dtype)
+        stored = torch.bfloat16 if weight.dtype == torch.bfloat16 else real
+        row = n_sampled * stored.itemsize + (1 + n_true) * real.itemsize  # as `Kept` in csrc/kept_errors.h
+        return row * min(n, _MOST_KEPT // row)
+    if weight.dtype == torch.float64:
+        return 0
     if n_sampled <= 256 and n_features <= 256 and n_true <= 8:
         return 4 * n * (n_sampled + n_true)
     if weight.dtype != torch.bfloat16:

@@ -89,8 +89,8 @@ def nce_loss(
 
 
 def _reference(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *arguments, _, keep_bytes = arguments
-    logits = Logits(_NAME, *arguments)
+    *inputs, _, keep_bytes = arguments
+    logits = Logits(_NAME, *inputs)
     true, noise = logits.all[:, : logits.n_true], logits.all[:, logits.n_true :]
     if logits.n_true == 1:
         losses = -F.logsigmoid(true)  # softplus(x) - x, which does not cancel for large x

@@ -87,8 +87,8 @@ def sampled_softmax_loss(
 
 
 def _reference(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *arguments, _, keep_bytes = arguments
-    logits = Logits(_NAME, *arguments)
+    *inputs, _, keep_bytes = arguments
+    logits = Logits(_NAME, *inputs)
     log_sum_exp = logits.all.logsumexp(1)
     losses = log_sum_exp - logits.all[:, : logits.n_true].mean(1)
     return losses.masked_fill(logits.bad, torch.nan), log_sum_exp, nothing_kept(losses, keep_bytes)
