@@ -118,6 +118,19 @@ def test_any_number_of_threads_gives_the_same_bits():
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
+@cuda
+def test_a_gpu_told_to_be_deterministic_repeats_itself():
+    before, results = torch.are_deterministic_algorithms_enabled(), []
+    try:
+        torch.use_deterministic_algorithms(True)
+        for _ in range(2):
+            args = arguments(n=2000, n_rows=60, width=30, group=700, dtype=torch.float32, device="cuda")
+            results.append((skip_gram_(**args), args["embeddings"], args["weights"]))
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_words_and_neighbours_come_to_agree(device):
     args = arguments(n=4000, n_rows=40, width=8, group=64, limit=8, dtype=torch.float32, device=device)
