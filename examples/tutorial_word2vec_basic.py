@@ -152,27 +152,30 @@ def train_fast(net, count, ids, s, args, show):
     checkpoint, begin, n_pieces = args.out / f"{s.stem}.ckpt", 0, s.epochs * len(pieces)
     if args.resume and checkpoint.exists():
         begin = tl.checkpoint.restore(tl.checkpoint.load(checkpoint), model=net)
-    n_done, started, bar = 0, time.perf_counter(), tqdm(total=n_pieces, initial=begin, unit="piece", disable=None)
+    tl.kernels.compiled()  # if kernels must be compiled, then now and not on the clock
+    n_done, seconds, bar = 0, 0.0, tqdm(total=n_pieces, initial=begin, unit="piece", disable=None)
+    started = time.perf_counter()
     for at in range(begin, n_pieces):
         piece = pieces[at % len(pieces)]
         words = piece[torch.rand(len(piece), device=ids.device) < keep[piece]]
         radius = torch.randint(1, s.window + 1, words.shape, device=ids.device)
-        drawn = draw(words[:1], len(words) * s.negatives, len(often), unique=False).sampled
+        n_drawn = max(1, len(words) * s.negatives)  # of a short text no word may be left
+        drawn = draw(ids[:1], n_drawn, len(often), unique=False).sampled[: len(words) * s.negatives]
         lr = s.lr * max(1e-4, 1 - at / n_pieces)
         with torch.no_grad():
             losses = tl.kernels.skip_gram_(
-                table, weights, words, radius, drawn.view(-1, s.negatives), lr, s.window, group
+                table, weights, words, radius, drawn.view(len(words), s.negatives), lr, s.window, group
             )
         n_done += len(piece)
         bar.update()
         if (at + 1) % len(pieces) == 0:
-            loss = float(losses.mean())
+            loss = float(losses.mean())  # waits for the device
+            seconds += time.perf_counter() - started
             tqdm.write(f"Epoch {(at + 1) // len(pieces)}/{s.epochs}. loss of a window:{loss:f}")
             tl.checkpoint.save(checkpoint, model=net, position=at + 1)
-    table.detach()[0, 0].item()  # wait for the last piece, so that the clock is honest
-    seconds = time.perf_counter() - started
+            started = time.perf_counter()
     show()
-    return n_done / seconds
+    return n_done / seconds if n_done else 0.0
 
 
 # What the vectors know -------------------------------------------------------------
@@ -274,6 +277,8 @@ def main() -> None:
 
     words = load_words(args.data)[: args.words]
     data, count, dictionary, words_of = make_vocabulary(words, s)
+    if len(dictionary) == 1:
+        raise SystemExit(f"--model fast learns words that occur {LEAST_COUNT} times or more, and this text has none")
     ids = torch.tensor(data, device=args.device)
     net = build(s, len(dictionary)).to(args.device)
     net.print_params()

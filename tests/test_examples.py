@@ -73,6 +73,23 @@ def test_word2vec_trains_scores_saves_and_resumes(model, stem, tmp_path):
     assert re.findall("analogies=.*", again) == re.findall("analogies=.*", first)
 
 
+@pytest.mark.parametrize(
+    ("text", "flags", "error"),
+    [
+        ("", ("--model", "fast"), "it has no words"),
+        ("a", ("--model", "fast"), "learns words that occur 5 times or more, and this text has none"),
+        ("a " * 50, ("--model", "one"), "num_sampled=64 different words cannot be drawn of vocabulary_size=2"),
+    ],
+)
+def test_word2vec_says_what_is_wrong_with_a_text(text, flags, error, tmp_path):
+    script = next(p for p in EXAMPLES if p.stem == "tutorial_word2vec_basic")
+    (tmp_path / "text").write_text(text)
+    command = [sys.executable, script, "--data", "text", *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert error in done.stderr
+
+
 def test_word2vec_needs_a_text_where_it_is_told_to_look(tmp_path):
     script = next(p for p in EXAMPLES if p.stem == "tutorial_word2vec_basic")
     done = subprocess.run([sys.executable, script, "--data", "nowhere"], cwd=tmp_path, capture_output=True, text=True)
