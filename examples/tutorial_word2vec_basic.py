@@ -43,7 +43,8 @@ SETTINGS = {
     "fast": Settings(80_000, 0, 200, 5, 0, 5, 0.025, 5, "model_word2vec_fast"),
 }
 LEAST_COUNT = 5  # of a word in the vocabulary of fast
-GROUP = {"cpu": 1024, "cuda": 8192}  # windows: what fits a cache, and what fills a chip
+# Windows computed at once (what fits a cache, what fills a chip), and how many of them a frequent word may follow.
+GROUP, LIMIT = {"cpu": 1024, "cuda": 8192}, {"cpu": 64, "cuda": 32}
 PRINT_FREQ, NEAREST_FREQ = 2000, 10_000  # steps
 
 
@@ -148,7 +149,7 @@ def train_fast(net, count, ids, s, args, show):
     keep = (share**-0.5 + 1 / share).float()  # the probability of keeping a word; above 1 that of rare ones
     draw = tl.kernels.FixedUnigram(often, distortion=0.75)
     pieces = ids.split(2**17 if ids.device.type == "cpu" else 2**21)
-    group = s.batch or GROUP[ids.device.type]
+    group, limit = s.batch or GROUP[ids.device.type], LIMIT[ids.device.type]
     checkpoint, begin, n_pieces = args.out / f"{s.stem}.ckpt", 0, s.epochs * len(pieces)
     if args.resume and checkpoint.exists():
         begin = tl.checkpoint.restore(tl.checkpoint.load(checkpoint), model=net)
@@ -164,7 +165,7 @@ def train_fast(net, count, ids, s, args, show):
         lr = s.lr * max(1e-4, 1 - at / n_pieces)
         with torch.no_grad():
             losses = tl.kernels.skip_gram_(
-                table, weights, words, radius, drawn.view(len(words), s.negatives), lr, s.window, group
+                table, weights, words, radius, drawn.view(len(words), s.negatives), lr, s.window, group, limit
             )
         n_done += len(piece)
         bar.update()
@@ -183,7 +184,7 @@ def train_fast(net, count, ids, s, args, show):
 
 def show_nearest(net, words_of, examples):
     table = net.normalized_embeddings.detach()
-    nearest = (table[examples] @ table.T).topk(9).indices[:, 1:]  # the word itself is the nearest
+    nearest = (table[examples] @ table.T).topk(min(9, len(table))).indices[:, 1:]  # the word itself is the nearest
     for word, row in zip(examples.tolist(), nearest.tolist()):
         tqdm.write(f"Nearest to {words_of[word]}: " + ", ".join(words_of[i] for i in row))
 

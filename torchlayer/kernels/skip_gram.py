@@ -44,7 +44,8 @@ def skip_gram_(
         lr: a number, or a tensor on the device, so that a captured step can follow a schedule.
         window: the widest radius.
         group: words whose windows are computed at once. On wiki8, 8192 learn as well as 256.
-        limit: windows of a group that a row may follow in full.
+        limit: windows of a group that a row may follow in full. There, with groups of 8192, ``limit * lr`` of 1.6 was
+            stable and 3.2 was not.
 
     Shape:
         embeddings, weights ``(V, D)`` float32 or float64, contiguous; words ``(N,)``, radius ``(N,)`` and negatives
