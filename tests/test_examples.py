@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import torchlayer as tl
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("tutorial_*.py"))
 
@@ -45,6 +48,53 @@ def test_every_mnist_variant_runs_draws_and_saves(tmp_path):
     assert {f"{name}_filters.png" for name in names} <= left
     assert {f"{name}.npz" for name in names} <= left
     assert {f"{name}.ckpt" for name in names} <= left
+
+
+@pytest.mark.parametrize(("model", "stem"), [("one", "model_word2vec_50k_128"), ("fast", "model_word2vec_fast")])
+def test_word2vec_trains_scores_saves_and_resumes(model, stem, tmp_path):
+    script = next(p for p in EXAMPLES if p.stem == "tutorial_word2vec_basic")
+    (tmp_path / "wordsim").mkdir()
+    (tmp_path / "wordsim" / "questions-words.txt").write_text(": some\nThe of and to\nis in a for\nthe zyzzyva a b\n")
+    (tmp_path / "wordsim" / "EN-WS-353-ALL.txt").write_text("the of 7.5\nand to 3.0\nis in 9.1\nfor a 1.2\n")
+    vocabulary = ["the", "of", "and", "to", "is", "in", "a", "for", *(f"w{i}" for i in range(92))]
+    text = " ".join(np.random.RandomState(0).choice(vocabulary, 5000))
+    (tmp_path / "text8").write_text(text)
+    flags = ("--smoke", "--model", model, "--data", ".", "--out", "out", "--device", "cpu")
+    first = run(script, *flags, cwd=tmp_path)
+    pattern = rf"^result: {model} words_per_second=\d+ analogies=\d+\.\d+ analogies_30k=\d+\.\d+ ws353=-?\d\.\d+$"
+    assert re.search(pattern, first, re.MULTILINE)
+    assert "Questions:  2\nSkipped:  1\n" in first
+    names = {f"{stem}.{kind}" for kind in ("npz", "npy", "ckpt", "bin", "txt")}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names | {"vocab_text8.txt", "projector", "tsne.png"}
+    words, vectors = tl.files.load_word2vec_format(tmp_path / "out" / f"{stem}.bin")
+    assert len(words) == 101
+    assert vectors.shape == (101, 32)
+    again = run(script, *flags, "--resume", cwd=tmp_path)  # all was done: the same vectors
+    assert re.findall("analogies=.*", again) == re.findall("analogies=.*", first)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "error"),
+    [
+        ("", ("--model", "fast"), "it has no words"),
+        ("a", ("--model", "fast"), "learns words that occur 5 times or more, and this text has none"),
+        ("a " * 50, ("--model", "one"), "num_sampled=64 different words cannot be drawn of vocabulary_size=2"),
+    ],
+)
+def test_word2vec_says_what_is_wrong_with_a_text(text, flags, error, tmp_path):
+    script = next(p for p in EXAMPLES if p.stem == "tutorial_word2vec_basic")
+    (tmp_path / "text").write_text(text)
+    command = [sys.executable, script, "--data", "text", *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert error in done.stderr
+
+
+def test_word2vec_needs_a_text_where_it_is_told_to_look(tmp_path):
+    script = next(p for p in EXAMPLES if p.stem == "tutorial_word2vec_basic")
+    done = subprocess.run([sys.executable, script, "--data", "nowhere"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "nowhere is no text, and no folder with text8.zip or wiki8.xz in it" in done.stderr
 
 
 def test_a_missing_data_set_says_where_to_put_it(tmp_path):

@@ -28,6 +28,7 @@ from .samplers import fixed_unigram_sampler as fixed_unigram_sampler
 from .samplers import learned_unigram_sampler as learned_unigram_sampler
 from .samplers import log_uniform_sampler as log_uniform_sampler
 from .samplers import uniform_sampler as uniform_sampler
+from .skip_gram import skip_gram_ as skip_gram_
 
 for _module in iter_modules(__path__):
     if not _module.name.startswith("_"):

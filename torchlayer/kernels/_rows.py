@@ -79,7 +79,7 @@ def check_rows(op: str, weight: Tensor, ids: Tensor, row_grads: Tensor, lr: floa
         )
     if len(ids) and not len(weight):
         raise ValueError(f"{op} was given {len(ids)} ids, but weight has no rows")
-    _check_rate(op, lr, weight)
+    check_rate(op, lr, weight)
     if torch.is_grad_enabled() and (weight.requires_grad or row_grads.requires_grad):
         raise RuntimeError(f"{op} changes weight in place and has no gradient; call it under torch.no_grad()")
 
@@ -109,7 +109,7 @@ def check_values(op: str, written: dict[str, Tensor], ids: Tensor, row_grads: Te
     names = list(written)
     for i, name in enumerate(names):
         for other, tensor in (*((n, written[n]) for n in names[i + 1 :]), ("row_grads", row_grads)):
-            if _overlap(written[name], tensor):
+            if overlap(written[name], tensor):
                 raise ValueError(f"{op} needs {name} and {other} in memory of their own, but they overlap; clone() one")
     if ids.device.type != "cpu":
         return
@@ -155,7 +155,8 @@ def _check_contiguous(op: str, name: str, tensor: Tensor) -> None:
         )
 
 
-def _check_rate(op: str, lr: float | Tensor, weight: Tensor) -> None:
+def check_rate(op: str, lr: float | Tensor, weight: Tensor) -> None:
+    """Refuse a learning rate that is neither a number of 0 or more nor one floating number on the device."""
     if not isinstance(lr, Tensor):
         if not isinstance(lr, float | int):
             raise TypeError(f"{op} needs lr as a number or a tensor, got {type(lr).__name__}")
@@ -168,7 +169,8 @@ def _check_rate(op: str, lr: float | Tensor, weight: Tensor) -> None:
         raise ValueError(f"{op} needs lr of shape (), got {tuple(lr.shape)}")
 
 
-def _overlap(a: Tensor, b: Tensor) -> bool:
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors reach into each other's memory."""
     if a.numel() == 0 or b.numel() == 0:
         return False
     (a_begin, a_end), (b_begin, b_end) = _extent(a), _extent(b)
