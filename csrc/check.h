@@ -15,6 +15,11 @@ namespace torchlayer {
 template <typename scalar_t>
 using accumulate_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
+template <typename scalar_t>
+constexpr auto real_type() {
+  return std::is_same_v<scalar_t, double> ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float;
+}
+
 // Calls `body` with a zero of the tensor's element type; `decltype` of it names the type.
 template <typename Body>
 void dispatch_floating(const torch::stable::Tensor& tensor, const char* op, const Body& body) {

@@ -11,7 +11,7 @@
 namespace torchlayer {
 
 template <typename to_t, typename from_t>
-__device__ to_t bit_cast(const from_t& from) {
+__device__ to_t bits_as(const from_t& from) {
   static_assert(sizeof(to_t) == sizeof(from_t));
   to_t to;
   memcpy(&to, &from, sizeof(to));
@@ -26,21 +26,21 @@ struct Pack {
 
   __device__ element_t get(int i) const {
     if constexpr (sizeof(element_t) == 2) {
-      return bit_cast<element_t>(static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16)));
+      return bits_as<element_t>(static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16)));
     } else if constexpr (sizeof(element_t) == 4) {
-      return bit_cast<element_t>(words[i]);
+      return bits_as<element_t>(words[i]);
     } else {
-      return bit_cast<element_t>(words[2 * i] | static_cast<unsigned long long>(words[2 * i + 1]) << 32);
+      return bits_as<element_t>(words[2 * i] | static_cast<unsigned long long>(words[2 * i + 1]) << 32);
     }
   }
   __device__ void set(int i, element_t value) {
     if constexpr (sizeof(element_t) == 2) {
-      const uint32_t bits = bit_cast<uint16_t>(value);
+      const uint32_t bits = bits_as<uint16_t>(value);
       words[i / 2] = i % 2 == 0 ? (words[i / 2] & 0xffff0000u) | bits : (words[i / 2] & 0xffffu) | bits << 16;
     } else if constexpr (sizeof(element_t) == 4) {
-      words[i] = bit_cast<uint32_t>(value);
+      words[i] = bits_as<uint32_t>(value);
     } else {
-      const auto bits = bit_cast<unsigned long long>(value);
+      const auto bits = bits_as<unsigned long long>(value);
       words[2 * i] = static_cast<uint32_t>(bits);
       words[2 * i + 1] = static_cast<uint32_t>(bits >> 32);
     }

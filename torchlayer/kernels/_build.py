@@ -27,7 +27,7 @@ BUILDS = ("auto", "require", "never")
 
 # The stable ABI of torch 2.10: the library loads there and in every later torch, whichever one's headers it saw.
 _FLAGS = ["-std=c++17", "-O3", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
-_DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
+_DEFAULT_ARCHITECTURES = "8.0+PTX;9.0a"  # 9.0a has what no later chip has; those read the PTX
 _STALE_SECONDS = 24 * 3600
 
 _log = logging.getLogger("torchlayer")
@@ -86,17 +86,26 @@ def describe(compiler: list[str]) -> str:
     return next((line.strip() for line in lines if "release" in line), lines[0].strip() if lines else compiler[0])
 
 
+def architecture(capability: str) -> str:
+    """What to compile for a GPU: for Hopper the variant that has the warpgroups' matrix products.
+
+    >>> architecture("8.0"), architecture("9.0")
+    ('8.0', '9.0a')
+    """
+    return "9.0a" if capability == "9.0" else capability
+
+
 def gencode_flags(architectures: str) -> list[str]:
     """nvcc's flags for a list in the manner of ``TORCH_CUDA_ARCH_LIST``.
 
-    >>> gencode_flags("8.0;9.0+PTX")[1::2]
-    ['arch=compute_80,code=sm_80', 'arch=compute_90,code=sm_90', 'arch=compute_90,code=compute_90']
+    >>> gencode_flags("8.0+PTX;9.0a")[1::2]
+    ['arch=compute_80,code=sm_80', 'arch=compute_80,code=compute_80', 'arch=compute_90a,code=sm_90a']
     """
     flags = []
     for item in re.split(r"[;,\s]+", architectures.strip(" ;,")):
         match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", item)
         if match is None:
-            raise ValueError(f"TORCH_CUDA_ARCH_LIST: {item!r} is not an architecture; write it like '8.0;9.0+PTX'")
+            raise ValueError(f"TORCH_CUDA_ARCH_LIST: {item!r} is not an architecture; write it like '8.0+PTX;9.0a'")
         name = match[1] + match[2]
         flags += ["-gencode", f"arch=compute_{name},code=sm_{name}"]
         if match[3]:
@@ -123,7 +132,7 @@ class Build:
     Args:
         device: "cpu" or "cuda".
         torch: torch's folder, for its headers and libraries.
-        visible: architectures of the GPUs in sight, like "9.0"; ``TORCH_CUDA_ARCH_LIST`` overrides it.
+        visible: compute capabilities of the GPUs in sight, like "9.0"; ``TORCH_CUDA_ARCH_LIST`` overrides it.
         sources: files instead of those of ``csrc``, whose headers they may include; the first one names the library.
     Raises:
         BuildError: there is no compiler or no source.
@@ -134,7 +143,8 @@ class Build:
         if platform.system() not in ("Linux", "Darwin"):
             raise BuildError(f"kernels are compiled on Linux and macOS, not on {platform.system()}")
         if device == "cuda":
-            architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or visible or _DEFAULT_ARCHITECTURES
+            best = ";".join(architecture(capability) for capability in visible.split(";") if capability)
+            architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or best or _DEFAULT_ARCHITECTURES
             self.compiler = cuda_compiler()
             self._flags = [*_FLAGS, "-DUSE_CUDA", f'-DTORCHLAYER_ARCHITECTURES="{architectures}"']
             self._flags += [*gencode_flags(architectures), "-Xcompiler", "-fPIC,-fvisibility=hidden"]

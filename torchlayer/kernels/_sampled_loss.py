@@ -225,7 +225,10 @@ def kept_bytes(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tens
     (n, n_true), n_sampled, n_features = labels.shape, sampled.shape[0], hidden.shape[1]
     if n_sampled <= 256 and n_features <= 256 and n_true <= 8:
         return 4 * n * (n_sampled + n_true)
-    return min(2 * n * n_sampled, _MOST_KEPT) if weight.dtype == torch.bfloat16 else 0
+    if weight.dtype != torch.bfloat16:
+        return 0
+    errors = min(2 * n * (n_sampled + 7), _MOST_KEPT)
+    return errors + 2 * n_sampled * n_features + 8 * (n_sampled + n + n * n_true + 512)  # sampled_loss_wide_kept.cuh
 
 
 def nothing_kept(losses: Tensor, keep_bytes: int) -> Tensor:

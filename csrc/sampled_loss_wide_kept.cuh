@@ -1,0 +1,55 @@
+// What the kernels for many rows and samples leave in memory between forward and backward, and between each other.
+#pragma once
+
+#include "sampled_loss.cuh"
+
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace torchlayer {
+namespace wide {
+
+struct alignas(8) Column {
+  float offset;  // added to the logits, in multiples of log 2; -inf past the last sample
+  int32_t id;
+};
+
+// Parts of one buffer. The errors take what is left of it, as whole rows; those of later rows are computed again.
+struct Kept {
+  Column* columns;         // (K,), and more to fill a tile
+  float* scales;           // (N,): what a row's errors must be multiplied by
+  float* references;       // (N,)
+  float* true_errors;      // (N, T)
+  int32_t* labels;         // (N, T), moved into range
+  int32_t* bad_sample;     // whether one is
+  __nv_bfloat16* samples;  // (K, D): their rows
+  __nv_bfloat16* errors;   // (n_kept_rows, pitch)
+  int64_t pitch, n_kept_rows;
+
+  // Of a buffer of so many bytes; returns how many the parts but for the errors take.
+  int64_t lay_out(const SampledLoss& loss, void* buffer, int64_t n_bytes) {
+    int64_t at = 0;
+    const auto take = [&](auto*& part, int64_t n) {
+      part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(static_cast<char*>(buffer) + at);
+      at += (n * static_cast<int64_t>(sizeof(*part)) + 255) / 256 * 256;
+    };
+    const int64_t n_labels = loss.n_rows * loss.n_true;
+    take(columns, (loss.n_sampled + 255) / 256 * 256);
+    take(scales, loss.n_rows);
+    take(references, loss.n_rows);
+    take(true_errors, n_labels);
+    take(labels, n_labels);
+    take(bad_sample, 1);
+    take(samples, loss.n_sampled * loss.n_features);
+    pitch = (loss.n_sampled + 7) / 8 * 8;
+    const int64_t fit = std::max<int64_t>(0, (n_bytes - at) / (2 * pitch));
+    n_kept_rows = fit >= loss.n_rows ? loss.n_rows : fit / 256 * 256;
+    errors = reinterpret_cast<__nv_bfloat16*>(static_cast<char*>(buffer) + at);
+    return at;
+  }
+};
+
+}  // namespace wide
+}  // namespace torchlayer

@@ -1,0 +1,173 @@
+// Products of bfloat16 matrices on Hopper's tensor cores, in tiles of 128 rows and 256 columns: one warp copies, two
+// groups of four warps multiply, and two blocks side by side in a cluster share what they copy of the right factor.
+#pragma once
+
+#include "hopper.cuh"
+#include "sampled_loss.cuh"
+
+#include <cuda_bf16.h>
+
+namespace torchlayer {
+namespace wide {
+
+using hopper::Along;
+
+constexpr int kRows = 128, kColumns = 256;  // of a block's tile
+constexpr int kDepth = 64;                  // of a step of the sum
+constexpr int kStages = 4;                  // steps on their way
+constexpr int kPairRows = 2 * kRows;        // of a cluster's
+constexpr int kGroup = 128;                 // threads of a warpgroup
+constexpr int kThreads = 3 * kGroup;        // a group that copies, two that multiply 64 rows each
+constexpr int kBox = 64;                    // rows and columns that the copy engine stores at once
+constexpr int kBoxBytes = kBox * kBox * 2;
+constexpr int kSumWarps = 2;                // of the group that copies: they add up columns of the left factor
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define TORCHLAYER_PAIR __cluster_dims__(2, 1, 1)
+#else
+#define TORCHLAYER_PAIR
+#endif
+
+struct Stage {
+  char left[kRows * kDepth * 2], right[kColumns * kDepth * 2];
+};
+
+struct Shared {
+  Stage stages[kStages];
+  char out[2][2][kBoxBytes];  // of each multiplying group, two in turns
+  uint64_t full[kStages], empty[kStages];
+};
+
+// Where in the ring of stages a warp is, from the first tile to the last.
+struct Position {
+  int stage = 0;
+  uint32_t phase = 0;
+
+  __device__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+__device__ inline uint32_t pack(float low, float high) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(both);
+}
+
+#ifdef TORCHLAYER_HOPPER
+
+// A stage is free again when both groups of both blocks are done with it, since either block copies into both, and so
+// many warps of this block beside.
+__device__ inline void init(Shared& shared, int n_more_readers) {
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < kStages; ++stage) {
+      hopper::init_barrier(&shared.full[stage], 1);
+      hopper::init_barrier(&shared.empty[stage], 4 + n_more_readers);
+    }
+    hopper::fence_barrier_init();
+  }
+  hopper::sync_cluster();
+}
+
+// One thread: copies steps [begin, begin + n) of the sum for the tile at this row of the left factor and this column of
+// the right one. A box of a factor is 64 of its contiguous axis by 128 if that is the sum's, else by 64.
+template <Along kLeft, Along kRight>
+__device__ void copy_steps(Shared& shared, Position& at, const CUtensorMap* left, const CUtensorMap* right, int row,
+                           int column, int begin, int n, int rank) {
+  constexpr uint16_t kBoth = 3;
+  for (int step = begin; step < begin + n; ++step, at.advance()) {
+    Stage& stage = shared.stages[at.stage];
+    uint64_t* full = &shared.full[at.stage];
+    const int k = step * kDepth;
+    hopper::wait(&shared.empty[at.stage], at.phase ^ 1);
+    hopper::arrive_and_expect(full, sizeof(Stage));
+    if constexpr (kLeft == Along::kSum) {
+      hopper::copy_box(stage.left, left, k, row, full);
+    } else {
+      hopper::copy_box(stage.left, left, row, k, full);
+      hopper::copy_box(stage.left + kBoxBytes, left, row + kBox, k, full);
+    }
+    if constexpr (kRight == Along::kSum) {
+      hopper::copy_box_to(kBoth, stage.right + rank * 2 * kBoxBytes, right, k, column + rank * 128, full);
+    } else {
+      for (int box = 2 * rank; box < 2 * rank + 2; ++box) {
+        hopper::copy_box_to(kBoth, stage.right + box * kBoxBytes, right, column + box * kBox, k, full);
+      }
+    }
+  }
+}
+
+__device__ inline void release(Shared& shared, int stage) {
+  const int thread = threadIdx.x % kGroup;
+  if (thread % 32 == 0 && thread < 64) {
+    hopper::arrive_in_block(&shared.empty[stage], thread / 32);
+  }
+}
+
+// A group: sum (64 x 256) of n steps.
+template <Along kLeft, Along kRight>
+__device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, int group, int n) {
+  constexpr uint32_t kNextLeft = kLeft == Along::kSum ? 2 : 128, kNextRight = kRight == Along::kSum ? 2 : 128;
+#pragma unroll
+  for (int i = 0; i < 128; ++i) {
+    sum[i] = 0;  // and not left to the first product, which would keep the registers busy from the kernel's start
+  }
+  int previous = 0;
+  for (int step = 0; step < n; ++step, at.advance()) {
+    const Stage& stage = shared.stages[at.stage];
+    hopper::wait(&shared.full[at.stage], at.phase);
+    const uint64_t left = hopper::describe_tile(stage.left + group * kBoxBytes, kBoxBytes);
+    const uint64_t right = hopper::describe_tile(stage.right, kBoxBytes);
+    hopper::begin_products();
+#pragma unroll
+    for (int part = 0; part < kDepth / 16; ++part) {
+      hopper::multiply<kLeft, kRight>(sum, left + part * kNextLeft, right + part * kNextRight);
+    }
+    hopper::commit_products();
+    if (step > 0) {
+      hopper::wait_products<1>();
+      release(shared, previous);
+    }
+    previous = at.stage;
+  }
+  hopper::wait_products<0>();
+  if (n > 0) {
+    release(shared, previous);
+  }
+}
+
+// A group stores its 64 x 256 numbers, four boxes of 64 columns after each other, at this column and row of a matrix.
+// `numbers(n)` are the thread's columns 8 n + 2 (lane % 4) and the next, packed, of either row.
+template <typename Numbers>
+__device__ void store_tile(Shared& shared, const CUtensorMap* matrix, int column, int row, int group,
+                           const Numbers& numbers) {
+  const int thread = threadIdx.x % kGroup, warp = thread / 32, lane = thread % 32;
+  const int r = warp * 16 + lane % 16;  // the row whose address this thread gives, of matrices 0 and 2 or 1 and 3
+#pragma unroll
+  for (int box = 0; box < kColumns / kBox; ++box) {
+    char* out = shared.out[group][box % 2];
+    if (thread == 0) {
+      hopper::wait_stores_read<1>();
+    }
+    hopper::sync_named(1 + group, kGroup);
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {  // sixteen columns
+      const int n = box * 8 + pair * 2, chunk = pair * 2 + lane / 16;
+      const uint2 left = numbers(n), right = numbers(n + 1);
+      hopper::store_matrices(out + r * 128 + ((chunk ^ (r % 8)) * 16), left.x, left.y, right.x, right.y);
+    }
+    hopper::fence_for_copies();
+    hopper::sync_named(1 + group, kGroup);
+    if (thread == 0) {
+      hopper::store_box(matrix, column + box * kBox, row, out);
+      hopper::commit_stores();
+    }
+  }
+}
+
+#endif  // TORCHLAYER_HOPPER
+
+}  // namespace wide
+}  // namespace torchlayer
