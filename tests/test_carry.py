@@ -129,6 +129,7 @@ def test_a_train_step_carries():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("without_tf32")  # which makes of a last bit's difference between the updates one in the tenth
 def test_a_captured_step_carries_as_an_eager_one_does():
     (captured, carry), (eager, other) = _trained(True, "cuda"), _trained(False, "cuda")
     torch.testing.assert_close(captured, eager, rtol=1e-4, atol=1e-6)

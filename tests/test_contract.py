@@ -132,6 +132,7 @@ def test_works_in_double(row: Row):
 
 @every
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("without_tf32")
 def test_cuda_equals_cpu(row: Row):
     net, xs = row.stacked().eval(), row.tensors(3)
     y = net(*xs)

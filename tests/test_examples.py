@@ -1,5 +1,6 @@
 """Every example as a user runs it, on little data."""
 
+import os
 import re
 import subprocess
 import sys
@@ -104,7 +105,12 @@ def test_a_missing_data_set_says_where_to_put_it(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={"TORCHLAYER_OFFLINE": "1", "PATH": "/usr/bin", "HOME": str(tmp_path)},
+        env={
+            "TORCHLAYER_OFFLINE": "1",
+            "PATH": "/usr/bin",
+            "HOME": str(tmp_path),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # where torchlayer is, if it was not installed
+        },
         timeout=60,
     )
     assert done.returncode == 1

@@ -316,6 +316,7 @@ def test_backwards_reverses_what_is_there():
 )
 @pytest.mark.parametrize("cell", [L.GRUCell, LSTM], **by_name)
 @pytest.mark.parametrize("return_last", [False, True])
+@pytest.mark.usefixtures("without_tf32")
 def test_lengths_may_lie_on_the_cpu_and_data_elsewhere(device, cell, return_last):
     layer = L.BiDynamicRNNLayer(cell_fn=cell, n_hidden=4, return_last=return_last)
     x, lengths = torch.randn(4, 5, 3), torch.tensor([5, 0, 2, 3])

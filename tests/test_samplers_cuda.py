@@ -6,6 +6,7 @@ import pytest
 import torch
 from sampler_cases import MANY, SAMPLERS, call, every_sampler, needs_cpu, needs_cuda, seeds, unigram_samplers
 
+from torchlayer._waits import reporting_waits
 from torchlayer.kernels._library import OPS
 from torchlayer.kernels.samplers import FixedUnigram, LearnedUnigram, log_uniform_sampler
 
@@ -142,11 +143,8 @@ def test_a_gpu_draws_what_a_cpu_draws_and_waits_for_nothing(kind):
     gpu_sampler(labels, 100, 500, seed=seed)
     if kind == "learned":
         modules["learned"].weight.fill_(1)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with reporting_waits("error"):
         gpu = gpu_sampler(labels, 100, 500, seed=seed)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(gpu.sampled.cpu(), cpu.sampled)
     torch.testing.assert_close(gpu.true_expected_count.cpu(), cpu.true_expected_count)
 
