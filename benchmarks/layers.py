@@ -29,7 +29,7 @@ from typing import Any
 import layers_cases
 import layers_cases_recurrent
 import torch
-from layers_pairs import Case, Side
+from layers_pairs import Case, Pair, Side
 from loops import hardware
 from tqdm import tqdm
 
@@ -40,13 +40,21 @@ Sample = Callable[[int], float]
 
 @dataclass
 class Timing:
-    """Microseconds of the lowest turn of each, and the ratio of ours to theirs with a 95% interval of its median."""
+    """Microseconds of the lowest turn of each, and the ratio of ours to theirs with a 95% interval of its median.
 
-    ours: float
-    theirs: float
-    ratio: float
-    low: float
-    high: float
+    Where theirs cannot be captured there is ours alone, where neither can there is nothing, and the reason.
+    """
+
+    ours: float | None = None
+    theirs: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    cannot: str | None = None
+
+
+class CannotBeCaptured(RuntimeError):
+    """A step that does what no CUDA graph can hold."""
 
 
 @dataclass
@@ -94,10 +102,19 @@ def captured(side: Side) -> torch.cuda.CUDAGraph:
     with torch.cuda.stream(stream):
         for _ in range(3):
             side.step()
-    torch.cuda.current_stream().wait_stream(stream)
+    here = torch.cuda.current_stream()
+    here.wait_stream(stream)
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    draws = generator.clone_state()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        side.step()
+    try:
+        with torch.cuda.graph(graph):
+            side.step()
+    except RuntimeError as error:
+        # torch leaves the stream and the generator as they were inside the broken capture
+        torch.cuda.set_stream(here)
+        generator.graphsafe_set_state(draws)
+        raise CannotBeCaptured(*str(error).splitlines()[:1]) from error
     return graph
 
 
@@ -129,6 +146,29 @@ def in_turns(ours: Sample, theirs: Sample, seconds: float) -> Timing:
     return Timing(ours_us, theirs_us, statistics.median(ratios), ratios[max(low, 0)], ratios[min(high, n_rounds - 1)])
 
 
+def alone(ours: Sample, seconds: float) -> float:
+    """Microseconds of the lowest turn."""
+    ours(3)
+    n_steps = max(1, round(SAMPLE_SECONDS / (ours(10) / 10)))
+    end = time.perf_counter() + seconds / 2
+    lowest = ours(n_steps)
+    while time.perf_counter() < end:
+        lowest = min(lowest, ours(n_steps))
+    return 1e6 * lowest / n_steps
+
+
+def timed(pair: Pair, sampler: Callable[[Side], Sample], seconds: float) -> Timing:
+    """Both in turns, or ours alone where theirs cannot be captured. That theirs can and ours cannot is an error."""
+    try:
+        theirs = sampler(pair.theirs)
+    except CannotBeCaptured as error:
+        try:
+            return Timing(alone(sampler(pair.ours), seconds), cannot=f"torch's cannot be captured: {error}")
+        except CannotBeCaptured:
+            return Timing(cannot=f"neither can be captured: {error}")
+    return in_turns(sampler(pair.ours), theirs, seconds)
+
+
 def measured(case: Case, sizes: tuple[Any, ...], device: str, seconds: float) -> Row:
     """Build a pair, check it, time it. What goes wrong is the row's, so that the others come all the same."""
     row = Row(case.family, "x".join(map(str, sizes)), {})
@@ -141,7 +181,7 @@ def measured(case: Case, sizes: tuple[Any, ...], device: str, seconds: float) ->
         gc.collect()
         gc.disable()
         for kind, sampler in SAMPLERS[device].items():
-            row.timings[kind] = in_turns(sampler(pair.ours), sampler(pair.theirs), seconds)
+            row.timings[kind] = timed(pair, sampler, seconds)
     except Exception as error:
         row.problem = f"failed: {type(error).__name__}: {error}".splitlines()[0]
     finally:
@@ -149,16 +189,25 @@ def measured(case: Case, sizes: tuple[Any, ...], device: str, seconds: float) ->
     return row
 
 
-def table(rows: list[Row]) -> str:
-    """A line a row and kind of timing."""
-    lines = [f"{'family':22} {'shape':36} {'':6} {'ours µs':>9} {'torch µs':>9} {'ratio':>6}  spread"]
-    for row in rows:
-        for kind, t in row.timings.items():
-            figures = f"{t.ours:9.1f} {t.theirs:9.1f} {t.ratio:6.2f}  {t.low:.2f}-{t.high:.2f}"
-            lines.append(f"{row.family:22} {row.shape:36} {kind:6} {figures}")
-        if row.problem:
-            lines.append(f"{row.family:22} {row.shape:36} {row.problem}")
-    return "\n".join(lines)
+HEAD = f"{'family':28} {'shape':36} {'':6} {'ours µs':>9} {'torch µs':>9} {'ratio':>6}  spread"
+
+
+def lines(row: Row) -> list[str]:
+    """A line a kind of timing, and one for what went wrong."""
+    start = f"{row.family:28} {row.shape:36}"
+    found = []
+    for kind, t in row.timings.items():
+        ours, theirs = ("-" if us is None else f"{us:.1f}" for us in (t.ours, t.theirs))
+        rest = t.cannot or f"{t.ratio:6.2f}  {t.low:.2f}-{t.high:.2f}"
+        found.append(f"{start} {kind:6} {ours:>9} {theirs:>9} {rest}")
+    return [*found, f"{start} {row.problem}"] if row.problem else found
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Replace the file at once, so that a run that is killed leaves the rows it had."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(json.dumps(report, indent=1))
+    beside.replace(path)
 
 
 def keep_memory() -> None:
@@ -178,7 +227,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="families whose names hold one of these")
     parser.add_argument("--seconds", type=float, default=1.0, help="of measuring a row (on CUDA, each kind of timing)")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU")
-    parser.add_argument("--json", type=Path, help="also write everything there")
+    parser.add_argument("--json", type=Path, help="also write everything there, row by row")
     options = parser.parse_args()
     if options.device in ("cuda", "both") and len(both) == 1:
         parser.error(f"--device {options.device}, but this PyTorch sees no GPU; use --device cpu")
@@ -191,25 +240,27 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     keep_memory()
 
-    tables: dict[str, list[Row]] = {}
-    for device in both if options.device in (None, "both") else [options.device]:
-        jobs = [(case, sizes) for case in cases for sizes in (case.cpu if device == "cpu" else case.cuda)]
-        bar = tqdm(jobs, desc=device, unit="row")
-        tables[device] = [measured(case, sizes, device, options.seconds) for case, sizes in bar]
-
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     print(f"{hardware()}\n{versions}")
     heads = {
         "cpu": f"CPU time of a step on {options.threads} thread(s)",
         "cuda": "eager: wall time of a step; graph: device time of the captured step",
     }
-    for device, rows in tables.items():
-        print(f"\n{heads[device]}\n{table(rows)}")
-    if options.json:
-        report: dict[str, Any] = {"hardware": hardware(), "versions": versions}
-        report |= {device: [asdict(row) for row in rows] for device, rows in tables.items()}
-        options.json.write_text(json.dumps(report, indent=1))
-    return int(any(row.problem for rows in tables.values() for row in rows))
+    report: dict[str, Any] = {"hardware": hardware(), "versions": versions}
+    failed = False
+    for device in both if options.device in (None, "both") else [options.device]:
+        jobs = [(case, sizes) for case in cases for sizes in (case.cpu if device == "cpu" else case.cuda)]
+        print(f"\n{heads[device]}\n{HEAD}")
+        report[device] = []
+        for case, sizes in tqdm(jobs, desc=device, unit="row"):
+            row = measured(case, sizes, device, options.seconds)
+            tqdm.write("\n".join(lines(row)), file=sys.stdout)
+            sys.stdout.flush()
+            report[device].append(asdict(row))
+            failed = failed or row.problem is not None
+            if options.json:
+                write_json(options.json, report)
+    return int(failed)
 
 
 if __name__ == "__main__":

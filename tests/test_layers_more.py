@@ -8,7 +8,12 @@ import torch
 
 import torchlayer as tl
 from torchlayer.layers.activation import PReluLayer
-from torchlayer.layers.embedding import AverageEmbeddingInputlayer, EmbeddingInputlayer, OneHotInputLayer
+from torchlayer.layers.embedding import (
+    AverageEmbeddingInputlayer,
+    EmbeddingInputlayer,
+    OneHotInputLayer,
+    _Averaged,
+)
 from torchlayer.layers.flow import MultiplexerLayer, StackLayer
 from torchlayer.layers.reshaping import ExpandDimsLayer, TileLayer, TransposeLayer
 
@@ -47,6 +52,41 @@ def test_average_embedding_leaves_padding_out():
     y = AverageEmbeddingInputlayer(vocabulary_size=5, embedding_size=4, E_init=TABLE)(WORDS).detach().numpy()
     expected = [TABLE[[1, 4]].mean(0), TABLE[[2, 2, 3]].mean(0), np.zeros(4)]
     np.testing.assert_allclose(y, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("pad", [0, 3, -1, 99])  # the last two stand in no table
+def test_the_kernel_of_the_average_embedding_is_the_same_mean(pad, dtype):
+    layer = AverageEmbeddingInputlayer(vocabulary_size=5, embedding_size=4, pad_value=pad).double()
+    ids, table = WORDS.to(dtype), layer.embeddings
+
+    def averaged(table):
+        return _Averaged.apply(table, ids, pad)
+
+    torch.testing.assert_close(averaged(table), layer(ids))
+    grad = torch.randn(3, 4, dtype=torch.float64)
+    ours, plain = (torch.autograd.grad(y, table, grad)[0] for y in (averaged(table), layer(ids)))
+    torch.testing.assert_close(ours, plain)
+    assert torch.autograd.gradgradcheck(lambda table: averaged(table) ** 2, (table,))
+
+
+@pytest.mark.parametrize("outside", [-1, -(2**63), 5])
+def test_the_kernel_of_the_average_embedding_reads_nothing_outside(outside):
+    with pytest.raises(RuntimeError, match="Expected idx >= 0 && idx < num_embeddings"):
+        _Averaged.apply(torch.ones(5, 4), torch.tensor([[1, outside]]), 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_averages_as_a_cpu_does():
+    layer = AverageEmbeddingInputlayer(vocabulary_size=5, embedding_size=4, E_init=TABLE)
+    y = layer(WORDS)
+    y.square().sum().backward()
+    expected, layer.embeddings.grad = layer.embeddings.grad, None
+    z = layer.cuda()(WORDS.cuda())
+    z.square().sum().backward()
+    torch.testing.assert_close(z.cpu(), y)
+    torch.testing.assert_close(layer.embeddings.grad.cpu(), expected)
+    assert layer(WORDS[:, :0].cuda()).tolist() == [[0.0] * 4] * 3
 
 
 def test_one_hot_values_axis_and_ids_without_a_place():

@@ -283,7 +283,30 @@ def test_padding_may_be_named_as_in_later_releases():
 @pytest.mark.parametrize("mode", ["constant", "reflect", "symmetric"])
 def test_gradients_flow_through_padding(mode):
     x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(PadLayer(paddings=[[0, 0], [1, 2], [2, 0]], mode=mode), x)
+    layer = PadLayer(paddings=[[0, 0], [1, 2], [2, 0]], mode=mode)
+    assert torch.autograd.gradcheck(layer, x)
+    assert torch.autograd.gradgradcheck(layer, x)
+
+
+def test_gradients_for_each_example_flow_through_a_mirror():
+    layer, x = PadLayer(paddings=[[1, 1], [0, 2]], mode="SYMMETRIC"), torch.randn(4, 3, 3)
+    each = torch.func.vmap(torch.func.grad(lambda x: layer(x).square().sum()))(x)
+    assert torch.allclose(each, torch.stack([torch.func.grad(lambda x: layer(x).square().sum())(row) for row in x]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 5, 4, 3), (2, 5, 4, 3, 2)], ids=["3d", "4d", "5d"])
+def test_a_gpu_reflects_as_a_cpu_does(shape):
+    layer = PadLayer(paddings=[[0, 0], *[[4, 0], [1, 2], [2, 2]][: len(shape) - 2], [0, 0]], mode="REFLECT")
+    x = torch.randn(shape, requires_grad=True)
+    there = x.detach().cuda().requires_grad_()
+    y, z = layer(x), layer(there)
+    assert torch.equal(z.cpu(), y)
+    assert z.is_contiguous()
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    z.backward(grad.cuda())
+    torch.testing.assert_close(there.grad.cpu(), x.grad)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from ..activation import identity
 from ..network import Shape
 from .base import Activation, Layer, fill, has_bias, shown
-from .padding import AXES, check_padding, fixed_padding, pad_same
+from .padding import AXES, FIRST, LAST, check_padding, fixed_padding, pad_same
 
 _LAYOUTS = {1: "(N, L, C)", 2: "(N, H, W, C)", 3: "(N, D, H, W, C)"}
 _CHANNELS_FIRST = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
@@ -85,12 +85,12 @@ class Convolution(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        one_axis = len(self.kernel) == 1
-        if one_axis:  # as an image of one row: torch copies (N, C, L) out of channels-last order, and images not
-            x = x.unsqueeze(1)  # (N, 1, L, C)
-        x, pads = self.padded(x.movedim(-1, 1))
-        y = self.convolve(x, pads).movedim(1, -1)
-        return self.act(y.squeeze(1) if one_axis else y)
+        rank = len(self.kernel)
+        if rank == 1:  # as an image of one row: torch copies (N, C, L) out of channels-last order, and images not
+            x, pads = self.padded(x.unsqueeze(1).permute(FIRST[2]))  # (N, C, 1, L)
+            return self.act(self.convolve(x, pads).permute(LAST[2]).squeeze(1))
+        x, pads = self.padded(x.permute(FIRST[rank]))
+        return self.act(self.convolve(x, pads).permute(LAST[rank]))
 
     def padded(self, x: Tensor) -> tuple[Tensor, Any]:
         """Channels-first ``x`` with the zeros that torch's op cannot add, and the padding that it can."""
@@ -121,8 +121,8 @@ class Convolution(Layer):
                 f"a {rank}-D convolution takes floating-point numbers, got {x.dtype} of shape {tuple(shape)}; "
                 "convert them with x.float()"
             )
-        for n, least in zip(shape[1:], self._least):
-            if n < least:
+        for axis, least in enumerate(self._least, start=1):
+            if shape[axis] < least:
                 raise ValueError(self._too_small(list(shape[1:-1])))
 
     def _too_small(self, sizes: list[int]) -> str:

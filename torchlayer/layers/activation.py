@@ -51,10 +51,19 @@ class PReluLayer(Layer):
         self._recipe = None  # a user's lambda would keep the layer from being pickled
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.channel_shared and self._channels(tuple(x.shape)) != self.alphas.shape[0]:
-            raise ValueError(f"this PReLU was sized for {self.alphas.shape[0]} channels, got {tuple(x.shape)}")
-        refuse_integers(x, "a PReLU")
-        return torch.prelu(x.movedim(-1, 1), self.alphas.to(x.dtype)).movedim(1, -1)
+        alphas, shape = self.alphas, x.shape
+        if not self.channel_shared and (len(shape) < 2 or shape[-1] != alphas.shape[0]):
+            self._channels(tuple(shape))
+            raise ValueError(f"this PReLU was sized for {alphas.shape[0]} channels, got {tuple(shape)}")
+        if not x.is_floating_point():
+            refuse_integers(x, "a PReLU")
+        if alphas.dtype != x.dtype:
+            alphas = alphas.to(x.dtype)
+        if len(shape) < 3:
+            return torch.prelu(x, alphas)
+        if x.is_contiguous():  # one long list of channels is read as it lies, and views of it are cheap
+            return torch.prelu(x.view(-1, shape[-1]), alphas).view(shape)
+        return torch.prelu(x.movedim(-1, 1), alphas).movedim(1, -1)
 
     def _channels(self, shape: Shape) -> int:
         if len(shape) < 2 or shape[-1] is None:

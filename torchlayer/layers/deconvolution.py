@@ -44,6 +44,8 @@ class _Deconvolution(Convolution):
                 f"with the output channels of shape={list(shape)}, got {list(wanted)}"
             )
         self.out_size = wanted[1:-1]
+        cuts = self._cuts((1,) * rank) if set(self.out_size) == {None} else None
+        self._always = cuts if cuts and not any(cuts[0]) else None  # where no size decides how to cut
 
     def filter_shapes(self, n_in: int) -> list[tuple[int, ...]]:
         return [(n_in, self.n_filter, *self.kernel)]
@@ -64,14 +66,18 @@ class _Deconvolution(Convolution):
         super().build(*shapes)
 
     def padded(self, x: Tensor) -> tuple[Tensor, Any]:
-        cuts = [
-            _cut((n - 1) * s + reach - _output_size(n, reach, s, self.padding, asked), s)
-            for n, reach, s, asked in zip(x.shape[2:], self._reach, self.stride, self.out_size)
-        ]
-        front, before, after = zip(*cuts)
+        front, before, after = self._always or self._cuts(x.shape[2:])
         if any(front):
             x = F.pad(x, [n for cells in reversed(front) for n in (cells, 0)])
         return x, (before, after)
+
+    def _cuts(self, sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """For each axis the zeros to put before the input, and torch's ``padding`` and ``output_padding``."""
+        cuts = [
+            _cut((n - 1) * s + reach - _output_size(n, reach, s, self.padding, asked), s)
+            for n, reach, s, asked in zip(sizes, self._reach, self.stride, self.out_size)
+        ]
+        return tuple(zip(*cuts))
 
     def convolve(self, x: Tensor, pads: Any) -> Tensor:
         before, after = pads

@@ -92,12 +92,46 @@ class AverageEmbeddingInputlayer(EmbeddingInputlayer):
             raise ValueError(
                 f"an average embedding needs ids of shape (N, T), got {tuple(ids.shape)}; stack a ReshapeLayer first"
             )
+        if ids.is_cuda and ids.numel() and not torch.compiler.is_compiling():
+            return _Averaged.apply(self.embeddings, _ids(ids), self.pad_value)
         real = (ids != self.pad_value).unsqueeze(-1)  # (N, T, 1)
         total = (super().forward(ids) * real).sum(1)  # (N, D)
         return total / real.sum(1).clamp(min=1)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, pad_value={self.pad_value}"
+
+
+class _Averaged(torch.autograd.Function):
+    """The mean of the rows of each sequence's ids by one kernel, which never holds the rows (N, T, D).
+
+    ``F.embedding_bag`` is this, but its gradient cannot be differentiated again.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(table: Tensor, ids: Tensor, pad: int) -> Tensor:  # pyright: ignore
+        n, n_steps = ids.shape
+        # CUDA's kernel asserts that ids are below V, and not that they are positive
+        flat = ids.reshape(-1)
+        flat = flat.masked_fill(flat < 0, torch.iinfo(ids.dtype).max)
+        begins = torch.arange(0, n * n_steps, n_steps, dtype=ids.dtype, device=ids.device)
+        padding = pad if 0 <= pad < table.shape[0] else None
+        return torch.embedding_bag(table, flat, begins, False, 1, False, None, False, padding)[0]  # 1: the mean
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        table, ids, ctx.pad = inputs
+        ctx.n_rows = table.shape[0]
+        ctx.save_for_backward(ids)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore
+        (ids,) = ctx.saved_tensors
+        each = grad / (ids != ctx.pad).sum(1, keepdim=True).clamp(min=1)
+        each = each.unsqueeze(1).expand(-1, ids.shape[1], -1)  # (N, T, D)
+        return torch.ops.aten.embedding_dense_backward(each, ids, ctx.n_rows, ctx.pad, False), None, None
 
 
 class OneHotInputLayer(Layer):

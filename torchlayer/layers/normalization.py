@@ -15,6 +15,7 @@ from ..activation import identity
 from ..initializers import constant, random_normal, truncated_normal
 from ..network import Shape
 from .base import Activation, Layer, exporting, fill, refuse_integers, shown
+from .padding import FIRST, LAST
 
 
 class BatchNormLayer(Layer):
@@ -107,10 +108,13 @@ class BatchNormLayer(Layer):
             _channels(tuple(x.shape), (2, 5), "batch normalisation", mean.shape[0])
             refuse_integers(x, "batch normalisation")
         training = self.training if self.is_train is None else self.is_train
-        n = math.prod(x.shape[:-1]) if training else 0
+        n = x.numel() // x.shape[-1] if training else 0
         # Seen channels first this is channels_last memory, which the kernels read and write where it lies; three axes
         # have no such memory and get a fourth.
-        y = x if rank == 2 else (x.unsqueeze(0) if rank == 3 else x).movedim(-1, 1)
+        if rank == 2:
+            y = x
+        else:
+            y = x.unsqueeze(0).permute(FIRST[2]) if rank == 3 else x.permute(FIRST[rank - 2])
         if training and n < 2:
             y = self._over_one(y, n)
         else:
@@ -121,9 +125,11 @@ class BatchNormLayer(Layer):
             y = torch.batch_norm(y, self.gamma, self.beta, mean, memory, *how)
             if training:
                 torch.mul(memory, (n - 1) / n, out=variance)
-        if rank > 2:
-            y = y.movedim(1, -1)
-        return self.act(y.squeeze(0) if rank == 3 else y)
+        if rank == 3:
+            y = y.permute(LAST[2]).squeeze(0)
+        elif rank > 3:
+            y = y.permute(LAST[rank - 2])
+        return self.act(y)
 
     def _over_one(self, x: Tensor, n: int) -> Tensor:
         """One value a channel is its own mean with variance 0; torch, dividing by ``n - 1``, refuses it."""

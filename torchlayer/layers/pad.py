@@ -73,9 +73,10 @@ class PadLayer(Layer):
                 )
         if skip and _has_a_kernel(x, self.paddings):
             return _reflect(x, self.paddings[1:-1])
+        mirror = _mirror if torch.compiler.is_compiling() else _Mirrored.apply
         for axis, (before, after) in enumerate(self.paddings):
             if before or after:
-                x = _mirror(x, axis, before, after, skip)
+                x = mirror(x, axis, before, after, skip)
         return x
 
     def extra_repr(self) -> str:
@@ -83,16 +84,18 @@ class PadLayer(Layer):
 
 
 def _has_a_kernel(x: Tensor, paddings: tuple[tuple[int, int], ...]) -> bool:
-    """Whether torch can reflect this: sequences, images and volumes, not their batch or channels; on CUDA not whole
-    numbers, and not if told to be deterministic."""
+    """Whether torch is to reflect this: sequences, images and volumes, not their batch or channels.
+
+    Not on CUDA: its kernels turn the data channels first and back, and add up gradients in any order.
+    """
     inside = 3 <= x.dim() <= 5 and not any(paddings[0] + paddings[-1])
-    return inside and x.is_floating_point() and not (x.is_cuda and torch.are_deterministic_algorithms_enabled())
+    return inside and x.is_floating_point() and not x.is_cuda
 
 
 def _reflect(x: Tensor, paddings: tuple[tuple[int, int], ...]) -> Tensor:
     wide = x.unsqueeze(1) if x.dim() == 3 else x  # (N, 1, T, C): three axes have no channels_last memory
     flat = [n for row in reversed(paddings) for n in row] + [0, 0] * (wide.dim() - x.dim())
-    y = F.pad(wide.movedim(-1, 1), flat, mode="reflect").movedim(1, -1).contiguous()  # CUDA's writes channels first
+    y = F.pad(wide.movedim(-1, 1), flat, mode="reflect").movedim(1, -1)
     return y.squeeze(1) if x.dim() == 3 else y
 
 
@@ -102,6 +105,33 @@ def _mirror(x: Tensor, axis: int, before: int, after: int, skip: int) -> Tensor:
     head = x.narrow(axis, skip, before).flip(axis)
     tail = x.narrow(axis, n - skip - after, after).flip(axis)
     return torch.cat([head, x, tail], axis)
+
+
+class _Mirrored(torch.autograd.Function):
+    """`_mirror`, whose gradient is the inside of what comes back, and the two ends folded onto it.
+
+    Autograd would make three tensors as large as the input and add them up.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, axis: int, before: int, after: int, skip: int) -> Tensor:  # pyright: ignore
+        return _mirror(x, axis, before, after, skip)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.how = (inputs[0].shape[inputs[1]], *inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore
+        n, axis, before, after, skip = ctx.how
+        inside = grad.narrow(axis, before, n).clone(memory_format=torch.contiguous_format)
+        if before:
+            inside.narrow(axis, skip, before).add_(grad.narrow(axis, 0, before).flip(axis))
+        if after:
+            inside.narrow(axis, n - skip - after, after).add_(grad.narrow(axis, before + n, after).flip(axis))
+        return inside, None, None, None, None
 
 
 def _table(paddings: Any) -> tuple[tuple[int, int], ...]:

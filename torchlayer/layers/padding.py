@@ -14,6 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
+# Of channels-last data, and back. Seen channels first they lie in memory as torch's channels_last. (permute, told
+# these, costs less than movedim.)
+FIRST = {1: (0, 2, 1), 2: (0, 3, 1, 2), 3: (0, 4, 1, 2, 3)}
+LAST = {1: (0, 2, 1), 2: (0, 2, 3, 1), 3: (0, 2, 3, 4, 1)}
 _COUNTS = {2: "two", 3: "three"}
 
 

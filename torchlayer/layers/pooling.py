@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..network import Network
 from .base import Layer, refuse_integers
-from .padding import check_padding, inner, pair, same_padding
+from .padding import FIRST, LAST, check_padding, inner, pair, same_padding
 
 _MAX = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}  # F's first choose whether to return indices
 _MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -52,6 +52,9 @@ class PoolLayer(Layer):
         self.window = inner(ksize, len(ksize), "ksize")
         self.stride = inner(strides, len(ksize), "strides")
         self.padding = check_padding(padding)
+        self._ceil, self._zeros = self.padding == "SAME", (0,) * len(self.window)
+        # a window of at most two that does not overlap lacks at most one cell, after
+        self._never_before = not self._ceil or all(k <= min(s, 2) for k, s in zip(self.window, self.stride))
         if pool in ("max", F.max_pool1d, F.max_pool2d, F.max_pool3d, *_MAX.values()):
             self.pool: Any = "max"
         elif pool in ("mean", "avg", *_MEAN.values()):
@@ -62,44 +65,49 @@ class PoolLayer(Layer):
             raise ValueError(f"pool is 'max', 'mean' or a function, got {pool!r}")
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != len(self.window) + 2:
+        rank = len(self.window)
+        if x.dim() != rank + 2:
             raise ValueError(
-                f"ksize {[1, *self.window, 1]} needs a {len(self.window) + 2}-D input, got {tuple(x.shape)}; "
+                f"ksize {[1, *self.window, 1]} needs a {rank + 2}-D input, got {tuple(x.shape)}; "
                 "stack a ReshapeLayer first"
             )
         if not isinstance(self.pool, str):
             return self.pool(x, [1, *self.window, 1], [1, *self.stride, 1], self.padding)
-        refuse_integers(x, "pooling")
-        return _pool(x.movedim(-1, 1), self.pool, self.window, self.stride, self.padding).movedim(1, -1)
+        if not x.is_floating_point():
+            refuse_integers(x, "pooling")
+        around, cut = self._around(x.shape)
+        x = x.permute(FIRST[rank])
+        if self.pool == "max":
+            y = _MAX[rank](x, self.window, self.stride, around, 1, self._ceil)
+        else:
+            y = _MEAN[rank](x, self.window, self.stride, around, self._ceil, False)  # padded cells do not count
+        for axis in cut:
+            y = y.narrow(axis, 1, y.shape[axis] - 1)
+        return y.permute(LAST[rank])
 
-    def extra_repr(self) -> str:
-        pool = getattr(self.pool, "__name__", self.pool)
-        return f"ksize={list(self.window)}, strides={list(self.stride)}, padding={self.padding}, pool={pool}"
+    def _around(self, shape: Sequence[int]) -> tuple[Any, Sequence[int]]:
+        """The padding of torch's op for channels-last data of a shape, and the axes (channels first) to cut the first
+        output off.
 
-
-def _pool(x: Tensor, kind: str, window: tuple[int, ...], stride: tuple[int, ...], padding: str) -> Tensor:
-    """Pool a channels-first ``x`` without ever copying it into a padded one.
-
-    Torch's own padding is minus infinity for a maximum and uncounted for a mean, which is what TensorFlow means; only
-    SAME's odd cell "after" has to be had. Where windows skip (stride > 1), ``ceil_mode`` adds it; where they do not
-    (stride 1, even window), padding the larger amount on both sides gives one output too many, the first.
-    """
-    rank = len(window)
-    around, cut = [0] * rank, []
-    if padding == "SAME":
-        for i, (n, k, s) in enumerate(zip(x.shape[2:], window, stride)):
+        Nothing is ever copied into a padded tensor. Torch's own padding is minus infinity for a maximum and uncounted
+        for a mean, which is what TensorFlow means; only SAME's odd cell "after" has to be had. Where windows skip
+        (stride > 1), ``ceil_mode`` adds it; where they do not (stride 1, even window), padding the larger amount on
+        both sides gives one output too many, the first.
+        """
+        if self._never_before:
+            return self._zeros, ()
+        around, cut = [0] * len(self.window), []
+        for i, (n, k, s) in enumerate(zip(shape[1:], self.window, self.stride)):
             before, after = same_padding(n, k, s)
             around[i] = before
             if before < after and s == 1:
                 around[i] = after
                 cut.append(i + 2)
-    if kind == "max":
-        y = _MAX[rank](x, window, stride, around, 1, padding == "SAME")
-    else:
-        y = _MEAN[rank](x, window, stride, around, padding == "SAME", False)  # padded cells do not count
-    for axis in cut:
-        y = y.narrow(axis, 1, y.shape[axis] - 1)
-    return y
+        return around, cut
+
+    def extra_repr(self) -> str:
+        pool = getattr(self.pool, "__name__", self.pool)
+        return f"ksize={list(self.window)}, strides={list(self.stride)}, padding={self.padding}, pool={pool}"
 
 
 @overload
