@@ -121,10 +121,9 @@ __device__ inline void copy_bytes(void* to, const void* from, uint32_t n_bytes, 
       : "memory");
 }
 
-// A box into the second-level cache, for a copy to come.
-__device__ inline void fetch_box(const CUtensorMap* matrix, int column, int row) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(matrix), "r"(column), "r"(row)
-               : "memory");
+// The 128 bytes around an address, into the second-level cache.
+__device__ inline void prefetch(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(address)) : "memory");
 }
 
 __device__ inline void copy_box_to(uint16_t blocks, void* to, const CUtensorMap* matrix, int column, int row,

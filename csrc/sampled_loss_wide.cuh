@@ -65,8 +65,8 @@ void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, in
                    int64_t n_kept_rows) {
   const auto* hidden = static_cast<const __nv_bfloat16*>(loss.hidden.const_data_ptr()) + first * loss.n_features;
   const int64_t d = loss.n_features;
-  const Errors given{kept.offsets, kept.ids, kept.repeats, references, kept.labels + first * loss.n_true,
-                     kept.hits + first * loss.n_true, sums, exponents, static_cast<int>(n),
+  const Errors given{kept.offsets, kept.ids, references, kept.labels + first * loss.n_true, sums, exponents,
+                     static_cast<int>(n),
                      loss.remove_accidental_hits ? static_cast<int>(loss.n_true) : 0, static_cast<int>(n_kept_rows),
                      divide_up(n, kPairRows), divide_up(loss.n_sampled, kColumns), divide_up(d, kDepth)};
   const int n_clusters = std::min(n_pairs_of_multiprocessors(loss), given.n_pairs * given.n_tiles);
@@ -94,11 +94,6 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
     launch(op, loss.hidden, prepare<kRowsAWarp>, dim3(divide_up(n_columns + n_row_warps, kWarps) + 1),
            dim3(32 * kWarps), given, kept, n_columns, n_row_warps);
   });
-  if (loss.remove_accidental_hits) {
-    const int64_t n_label_blocks = divide_up(loss.n_rows * loss.n_true, 32);
-    launch(op, loss.hidden, find_hits, dim3(static_cast<unsigned>(n_label_blocks + n_columns / 32)), dim3(32 * kWarps),
-           given, kept, n_label_blocks);
-  }
   const Tensor sums = torch::stable::new_empty(losses, {(Loss::kNormalised ? 2 : 1) * n_tiles, loss.n_rows});
   float* sum = sums.mutable_data_ptr<float>();
   float* exponents = Loss::kNormalised ? sum + n_tiles * loss.n_rows : nullptr;
@@ -108,12 +103,21 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
          log_sum_exp ? log_sum_exp->mutable_data_ptr<float>() : nullptr);
 }
 
-// The schedule of a range of rows, its sums over rows in so many parts.
+// The best schedule of a range of rows whose sums are made in so many parts.
 inline Schedule schedule(const SampledLoss& loss, int64_t n_rows, int n_parts) {
+  constexpr int64_t kCached = int64_t{48} << 20;  // bytes of errors that are still in the cache for the second product
+  constexpr double kTwice = 1.4;                  // what it costs if they are not
   const int n_feature_tiles = divide_up(loss.n_features, kColumns), steps = divide_up(n_rows, kDepth);
-  return Schedule(divide_up(n_rows, kPairRows) * n_feature_tiles, divide_up(loss.n_sampled, kDepth),
-                  divide_up(loss.n_sampled, kPairRows) * n_feature_tiles * n_parts, divide_up(steps, n_parts),
-                  n_pairs_of_multiprocessors(loss));
+  const auto make = [&](bool beside) {
+    return Schedule(divide_up(n_rows, kPairRows) * n_feature_tiles, divide_up(loss.n_sampled, kDepth),
+                    divide_up(loss.n_sampled, kPairRows) * n_feature_tiles * n_parts, divide_up(steps, n_parts),
+                    n_pairs_of_multiprocessors(loss), beside);
+  };
+  Schedule both = make(false), beside = make(true);
+  if (2 * n_rows * loss.n_sampled > kCached) {
+    both.time = static_cast<int64_t>(static_cast<double>(both.time) * kTwice);
+  }
+  return both.time <= beside.time ? both : beside;
 }
 
 // In how many parts a range is best summed: more fill the chip better, but must be written and added.
@@ -191,7 +195,7 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
     const int steps = divide_up(n, kDepth);
     const Products products{schedule(loss, n, n_parts), static_cast<int>(n), static_cast<int>(k), static_cast<int>(d),
                             static_cast<int>(t), divide_up(d, kColumns), divide_up(k, kPairRows),
-                            divide_up(k, kDepth), steps, divide_up(steps, n_parts),
+                            divide_up(k, kDepth), steps, n_parts,
                             row_scales.const_data_ptr<float>(), biases + at, kept.labels + first * t,
                             static_cast<const __nv_bfloat16*>(loss.weight.const_data_ptr()), loss.weight.stride(0),
                             sum, part_biases, first > 0};

@@ -92,26 +92,40 @@ struct Share {
   int begin, end, stride;
 };
 
-// How clusters share tiles of two lengths: the long ones are dealt out, and short ones given to all, more to those that
-// got fewer long ones. Nothing depends on timing, so that sums are always made in the same order.
+// How clusters share the tiles of two products. Nothing depends on timing, so that sums are always made in one order.
+//
+// Either each has tiles of both: the longer ones are dealt out, and short ones given to all, more to those that got
+// fewer long ones. Or some only sum over rows, and the others go through the rows beside them, so that errors that do
+// not fit into the cache come from memory once and not twice.
 struct Schedule {
-  int64_t time;  // in steps
+  int64_t time = INT64_MAX;  // in steps
+  int n_hidden, n_sums, n_clusters;
   bool hidden_is_long;
-  int n_long, n_short, n_clusters;
   int n_ahead, shorts_ahead, shorts_behind;  // clusters with one more long tile, and short ones for each of either
+  int n_summing = 0;                         // clusters that only sum; 0: each has tiles of both
 
   Schedule() = default;
-  Schedule(int n_hidden, int hidden_steps, int n_sums, int sum_steps, int n_clusters) : n_clusters(n_clusters) {
+  Schedule(int n_hidden, int hidden_steps, int n_sums, int sum_steps, int n_clusters, bool beside)
+      : n_hidden(n_hidden), n_sums(n_sums), n_clusters(n_clusters) {
     constexpr int kEnds = 4;  // what begins and ends a tile, in steps
+    const int64_t hidden_time = hidden_steps + kEnds, sum_time = sum_steps + kEnds;
     hidden_is_long = hidden_steps >= sum_steps;
-    n_long = hidden_is_long ? n_hidden : n_sums;
-    n_short = hidden_is_long ? n_sums : n_hidden;
-    const int64_t long_time = std::max(hidden_steps, sum_steps) + kEnds;
-    const int64_t short_time = std::min(hidden_steps, sum_steps) + kEnds;
+    const int n_long = hidden_is_long ? n_hidden : n_sums, n_short = hidden_is_long ? n_sums : n_hidden;
     n_ahead = n_long % n_clusters;
-    const int n_behind = n_clusters - n_ahead;
+    if (beside) {
+      for (int n = 1; n < n_clusters; ++n) {
+        const int64_t of_sums = (n_sums + n - 1) / n * sum_time;
+        const int64_t of_hidden = (n_hidden + n_clusters - n - 1) / (n_clusters - n) * hidden_time;
+        if (std::max(of_sums, of_hidden) < time) {
+          time = std::max(of_sums, of_hidden);
+          n_summing = n;
+        }
+      }
+      return;
+    }
+    const int64_t long_time = std::max(hidden_time, sum_time), short_time = std::min(hidden_time, sum_time);
     const int64_t rounds = n_long / n_clusters;
-    time = INT64_MAX;
+    const int n_behind = n_clusters - n_ahead;
     for (int ahead = 0; ahead <= (n_ahead == 0 ? 0 : (n_short + n_ahead - 1) / n_ahead); ++ahead) {
       const int rest = std::max(0, n_short - ahead * n_ahead), behind = (rest + n_behind - 1) / n_behind;
       const int64_t of_ahead = n_ahead == 0 ? 0 : (rounds + 1) * long_time + ahead * short_time;
@@ -125,12 +139,19 @@ struct Schedule {
   }
 
   __device__ Share share(bool is_hidden, int cluster) const {
+    const int n = is_hidden ? n_hidden : n_sums;
+    if (n_summing > 0) {
+      const bool sums = cluster < n_summing;
+      return sums == is_hidden ? Share{0, 0, 1}
+             : sums            ? Share{cluster, n, n_summing}
+                               : Share{cluster - n_summing, n, n_clusters - n_summing};
+    }
     if (is_hidden == hidden_is_long) {
-      return {cluster, n_long, n_clusters};
+      return {cluster, n, n_clusters};
     }
     const bool ahead = cluster < n_ahead;
     const int begin = ahead ? cluster * shorts_ahead : n_ahead * shorts_ahead + (cluster - n_ahead) * shorts_behind;
-    return {begin, min(n_short, begin + (ahead ? shorts_ahead : shorts_behind)), 1};
+    return {begin, min(n, begin + (ahead ? shorts_ahead : shorts_behind)), 1};
   }
 };
 
@@ -138,7 +159,7 @@ struct Schedule {
 struct Products {
   Schedule schedule;
   int n_rows, n_sampled, n_features, n_true;
-  int n_feature_tiles, n_sample_pairs, hidden_steps, row_steps, steps_a_part;  // of the sums over rows, in parts
+  int n_feature_tiles, n_sample_pairs, hidden_steps, row_steps, n_parts;  // of the sums over rows
   const float* row_scales;   // (n_rows,)
   const float* true_errors;  // (n_rows, T), times the rows' gradients
   const int32_t* labels;     // (n_rows, T)
@@ -219,10 +240,9 @@ __device__ inline void store_sums(Shared& shared, const Products& given, const C
 
 // Two warps add up the columns of a tile of errors, times the rows' scales: half a warp takes 16 of a step's 64 rows, and
 // a lane eight neighbouring samples.
-__device__ inline void sum_errors(Shared& shared, Position& at, const Products& given, int begin, int n, int warp,
-                                  bool wanted, float (&sums)[8]) {
+__device__ inline void sum_errors(Shared& shared, Position& at, int n, int warp, bool wanted, float (&sums)[8]) {
   const int lane = threadIdx.x % 32, sixteen = lane % 16, top = (2 * warp + lane / 16) * 16;
-  for (int step = begin; step < begin + n; ++step, at.advance()) {
+  for (int step = 0; step < n; ++step, at.advance()) {
     hopper::wait(&shared.full[at.stage], at.phase);
     if (wanted) {
       const char* box = shared.stages[at.stage].left + sixteen / 8 * kBoxBytes + top * 128;
@@ -297,33 +317,33 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
       visit((index / given.n_feature_tiles * 2 + rank) * kRows, index % given.n_feature_tiles * kColumns);
     }
   };
-  const auto for_sums = [&](const auto& visit) {  // visit(sample, column, part, first step, steps)
+  const auto for_sums = [&](const auto& visit) {  // visit(sample, column, part, steps), of every n_parts-th step
     for (int index = sum_tiles.begin; index < sum_tiles.end; index += sum_tiles.stride) {
       const int pair = index / given.n_feature_tiles, part = pair / given.n_sample_pairs;
-      const int begin = part * given.steps_a_part;
-      visit((pair % given.n_sample_pairs * 2 + rank) * kRows, index % given.n_feature_tiles * kColumns, part, begin,
-            max(0, min(given.steps_a_part, given.row_steps - begin)));
+      visit((pair % given.n_sample_pairs * 2 + rank) * kRows, index % given.n_feature_tiles * kColumns, part,
+            max(0, (given.row_steps - part + given.n_parts - 1) / given.n_parts));
     }
   };
   if (role == 0) {
     hopper::give_registers<56>();
     if (threadIdx.x == 0) {
       for_hidden([&](int row, int column) {
-        copy_steps<Along::kSum, Along::kOther>(shared, at, &errors, &samples, row, column, 0, given.hidden_steps, rank);
+        copy_steps<Along::kSum, Along::kOther>(shared, at, &errors, &samples, row, column, 0, given.hidden_steps, 1,
+                                               rank);
       });
-      for_sums([&](int sample, int column, int, int begin, int n) {
-        copy_steps<Along::kOther, Along::kOther>(shared, at, &errors_down, &hidden, sample, column, begin, n, rank,
-                                                 column == 0 ? given.row_scales : nullptr);
+      for_sums([&](int sample, int column, int part, int n) {
+        copy_steps<Along::kOther, Along::kOther>(shared, at, &errors_down, &hidden, sample, column, part, n,
+                                                 given.n_parts, rank, column == 0 ? given.row_scales : nullptr);
       });
     } else if (warp >= 1 && warp <= kSumWarps) {
       float sums[8];
-      for_hidden([&](int, int) { sum_errors(shared, at, given, 0, given.hidden_steps, warp - 1, false, sums); });
-      for_sums([&](int sample, int column, int part, int begin, int n) {
+      for_hidden([&](int, int) { sum_errors(shared, at, given.hidden_steps, warp - 1, false, sums); });
+      for_sums([&](int sample, int column, int part, int n) {
 #pragma unroll
         for (int x = 0; x < 8; ++x) {
           sums[x] = 0;
         }
-        sum_errors(shared, at, given, begin, n, warp - 1, column == 0, sums);
+        sum_errors(shared, at, n, warp - 1, column == 0, sums);
         if (column == 0) {
           store_biases(shared, given, sample, part, warp - 1, sums);
         }
@@ -333,13 +353,24 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     hopper::take_registers<224>();
     const int group = role - 1;
     for_hidden([&](int row, int column) {
+      const int thread = threadIdx.x % kGroup, f = column + thread % 2 * 128;  // half a row of weight each, before long
+      const int64_t i = min(row + group * 64 + thread / 2, given.n_rows - 1);
+      const int label = given.labels[i * given.n_true];
       float sum[128];
-      multiply_steps<Along::kSum, Along::kOther>(sum, shared, at, group, given.hidden_steps);
+      clear(sum);
+      multiply_steps<Along::kSum, Along::kOther>(sum, shared, at, group, given.hidden_steps, [&](int step) {
+        if (step == 1 && f < given.n_features) {
+          const __nv_bfloat16* weight = given.weight + label * given.row_stride + f;
+          hopper::prefetch(weight);
+          hopper::prefetch(weight + min(64, given.n_features - f - 1));
+        }
+      });
       store_hidden(shared, given, &d_hidden, sum, row, column, group);
     });
-    for_sums([&](int sample, int column, int part, int, int n) {
+    for_sums([&](int sample, int column, int part, int n) {
       float sum[128];
-      multiply_steps<Along::kOther, Along::kOther>(sum, shared, at, group, n);
+      clear(sum);
+      multiply_steps<Along::kOther, Along::kOther>(sum, shared, at, group, n, [](int) {});
       store_sums(shared, given, &d_samples, sum, sample, column, part, group);
     });
     if (threadIdx.x % kGroup == 0) {

@@ -165,60 +165,12 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
-// A block takes 32 labels, or 32 samples, and a warp an eighth of the samples that they might be. Must read: the ids.
-static __global__ void __launch_bounds__(32 * kWarps)
-    find_hits(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
-              int64_t n_label_blocks) {
-  constexpr int kMost = 2048;
-  __shared__ __align__(16) int32_t ids[kMost];
-  __shared__ int32_t first_of[kWarps][32];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const bool is_label = blockIdx.x < n_label_blocks;
-  const int64_t at = (is_label ? blockIdx.x : blockIdx.x - n_label_blocks) * 32 + lane;
-  const bool is_there = at < (is_label ? given.n_rows * given.n_true : given.n_sampled);
-  const auto wanted = static_cast<int32_t>(!is_there ? -1 : is_label ? given.labels[at] : given.sampled[at]);
-  int32_t first = kNever;
-  for (int begin = 0; begin < given.n_sampled; begin += kMost) {
-    const int size = min(kMost, given.n_sampled - begin);
-    __syncthreads();  // the ids have been read
-    for (int j = threadIdx.x; j < kMost; j += 32 * kWarps) {
-      ids[j] = j < size ? static_cast<int32_t>(given.sampled[begin + j]) : -2;
-    }
-    __syncthreads();
-    const int end = min(size, (warp + 1) * kMost / kWarps);
-#pragma unroll 4
-    for (int j = warp * kMost / kWarps; j < end; j += 4) {
-      const int4 four = *reinterpret_cast<const int4*>(ids + j);
-      if (four.x == wanted || four.y == wanted || four.z == wanted || four.w == wanted) {
-        const int which = four.x == wanted ? 0 : four.y == wanted ? 1 : four.z == wanted ? 2 : 3;
-        first = min(first, begin + j + which);
-      }
-    }
-  }
-  first_of[warp][lane] = first;
-  __syncthreads();
-  if (warp == 0) {
-    for (int other = 1; other < kWarps; ++other) {
-      first = min(first, first_of[other][lane]);
-    }
-    if (is_label && is_there) {
-      kept.hits[at] = first;
-    }
-    const bool repeats = __any_sync(0xffffffffu, !is_label && is_there && first < at);
-    if (!is_label && lane == 0) {
-      kept.repeats[at / 32] = repeats;
-    }
-  }
-}
-
 // What `find_errors` is told beside the matrices.
 struct Errors {
   const float* offsets;
   const int32_t* ids;
-  const int32_t* repeats;
   const float* references;  // (n_rows,), natural logarithms
   const int32_t* labels;    // (n_rows, T)
-  const int32_t* hits;      // (n_rows, T)
   float* sums;              // (n_tiles, n_rows), or null where the references are the logarithms of the sums
   float* exponents;         // the same, of the powers of two that the tiles were divided by
   int n_rows, n_true, n_kept_rows, n_pairs, n_tiles, n_steps;  // n_true 0: nothing is a hit
@@ -226,43 +178,20 @@ struct Errors {
 
 #ifdef TORCHLAYER_HOPPER
 
-// Logits of samples that are labels of their row become -inf: here a thread's two rows have one label each, the first
-// sample that is it is known, and no sample of the tile repeats an earlier one. A box of 64 columns is looked at if one
-// of the warp's hits is there.
-__device__ inline void remove_first_hits(float (&z)[128], const int (&hit)[2]) {  // columns of the tile, or of others
-#pragma unroll
-  for (int box = 0; box < kColumns / kBox; ++box) {
-    const bool mine = static_cast<unsigned>(hit[0]) / kBox == box || static_cast<unsigned>(hit[1]) / kBox == box;
-    if (__any_sync(0xffffffffu, mine)) {
-#pragma unroll
-      for (int n = box * 8; n < box * 8 + 8; ++n) {
-#pragma unroll
-        for (int x = 0; x < 4; ++x) {
-          const int column = 8 * n + 2 * static_cast<int>(threadIdx.x % 4) + x % 2;
-          z[4 * n + x] = hit[x / 2] == column ? -INFINITY : z[4 * n + x];
-        }
-      }
-    }
-  }
-}
-
-// The same for any labels and samples. `ids` are the tile's, `i` the thread's first row.
-__device__ inline void remove_all_hits(float (&z)[128], const Errors& given, const int32_t* ids, int64_t i) {
-  const int32_t* of_row[2] = {given.labels + min(i, static_cast<int64_t>(given.n_rows) - 1) * given.n_true,
-                              given.labels + min(i + 8, static_cast<int64_t>(given.n_rows) - 1) * given.n_true};
+// Logits of samples that are labels of their row become -inf, here where a row has several labels. `ids_of(n)` are the
+// samples of columns 8 n + 2 (lane % 4) and the next, `rows` the thread's two rows.
+template <typename IdsOf>
+__device__ void remove_hits(float (&z)[128], const Errors& given, const IdsOf& ids_of, const int (&rows)[2]) {
 #pragma unroll 1
   for (int t = 0; t < given.n_true; ++t) {
-    const int label[2] = {of_row[0][t], of_row[1][t]};
+    const int label[2] = {given.labels[static_cast<int64_t>(rows[0]) * given.n_true + t],
+                          given.labels[static_cast<int64_t>(rows[1]) * given.n_true + t]};
 #pragma unroll
     for (int n = 0; n < kColumns / 8; ++n) {
-      const int2 two = *reinterpret_cast<const int2*>(ids + 8 * n + 2 * (threadIdx.x % 4));
-      const int id[2] = {two.x, two.y};
+      const int2 id = ids_of(n);
 #pragma unroll
       for (int x = 0; x < 4; ++x) {
-        z[4 * n + x] = id[x % 2] == label[x / 2] ? -INFINITY : z[4 * n + x];
-      }
-      if (n % 8 == 7) {
-        asm volatile("" ::: "memory");  // no more loads in flight than there are registers for
+        z[4 * n + x] = (x % 2 == 0 ? id.x : id.y) == label[x / 2] ? -INFINITY : z[4 * n + x];
       }
     }
   }
@@ -304,7 +233,7 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 0) {
       for (int item = cluster; item < n_items; item += n_clusters) {
         const int row = (item / given.n_tiles * 2 + rank) * kRows, column = item % given.n_tiles * kColumns;
-        copy_steps<Along::kSum, Along::kSum>(shared, at, &hidden, &samples, row, column, 0, given.n_steps, rank);
+        copy_steps<Along::kSum, Along::kSum>(shared, at, &hidden, &samples, row, column, 0, given.n_steps, 1, rank);
       }
     }
   } else {
@@ -322,37 +251,44 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
       copy_async<2>(&shared.offsets[group][2 * thread], given.offsets + column + 2 * thread);
       const int i = first + thread / 32 * 16 + lane / 4;  // the thread's first row; its other one is eight below
       const int of_row[2] = {min(i, given.n_rows - 1), min(i + 8, given.n_rows - 1)};
-      const int repeats = given.n_true > 0 && lane < kColumns / 32 ? given.repeats[column / 32 + lane] : 0;
-      int hit[2] = {kNever, kNever};
+      int label[2] = {-1, -1};  // if there is one; no sample is -1
       float reference[2] = {0, 0};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if (given.n_true == 1) {
-          hit[half] = given.hits[of_row[half]];
+          label[half] = given.labels[of_row[half]];
         }
         if constexpr (Loss::kNormalised) {
           reference[half] = given.references[of_row[half]];
         }
       }
+      // A lane fetches an eighth of the samples' ids; eight lanes need each of them.
+      int4 ids[kColumns / 128];
 #pragma unroll
-      for (int x = 0; x < 128; ++x) {
-        z[x] = 0;
+      for (int part = 0; part < kColumns / 128; ++part) {
+        ids[part] = __ldg(reinterpret_cast<const int4*>(given.ids + column) + part * 32 + lane);
       }
+      const auto ids_of = [&](int n) {  // of columns 8 n + 2 (lane % 4) and the next: half of a lane's four
+        const int4& four = ids[n / 16];
+        const int from = n % 16 * 2 + lane % 4 / 2;
+        const int2 even = {__shfl_sync(0xffffffffu, four.x, from), __shfl_sync(0xffffffffu, four.y, from)};
+        const int2 odd = {__shfl_sync(0xffffffffu, four.z, from), __shfl_sync(0xffffffffu, four.w, from)};
+        return lane % 2 == 0 ? even : odd;
+      };
+      clear(z);
       if (takes_turns) {
         hopper::sync_named(kTurnOf0 + group, 2 * kGroup);
       }
-      multiply_steps<Along::kSum, Along::kSum>(z, shared, at, group, given.n_steps, [&] {
-        if (takes_turns && (group == 0 || item + n_clusters < n_items)) {
+      multiply_steps<Along::kSum, Along::kSum>(z, shared, at, group, given.n_steps, [&](int step) {
+        if (takes_turns && step == given.n_steps - 1 && (group == 0 || item + n_clusters < n_items)) {
           hopper::arrive_named(kTurnOf0 + 1 - group, 2 * kGroup);
         }
       });
       wait_for_copies();
       hopper::sync_named(1 + group, kGroup);  // the group's copies are there for all of it
 
-      if (given.n_true > 1 || __any_sync(0xffffffffu, repeats)) {
-        remove_all_hits(z, given, given.ids + column, i);
-      } else if (given.n_true == 1) {
-        remove_first_hits(z, {hit[0] - column, hit[1] - column});
+      if (given.n_true > 1) {
+        remove_hits(z, given, ids_of, of_row);
       }
       const bool stores = first < given.n_kept_rows;
       float shift[2], exponent[2] = {0, 0}, sum[2], product[2];
@@ -363,10 +299,12 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
       const float2* offsets = reinterpret_cast<const float2*>(shared.offsets[group]) + lane % 4;
       const auto find = [&](int n) {  // the errors of columns 8 n + 2 (lane % 4) and the next, in both rows
         const float2 two = offsets[4 * n];
+        const int2 id = ids_of(n);
         float error[4];
 #pragma unroll
         for (int x = 0; x < 4; ++x) {
-          const float y = fmaf(z[4 * n + x], kLog2E, (x % 2 == 0 ? two.x : two.y) + shift[x / 2]);
+          float y = fmaf(z[4 * n + x], kLog2E, (x % 2 == 0 ? two.x : two.y) + shift[x / 2]);
+          y = (x % 2 == 0 ? id.x : id.y) == label[x / 2] ? -INFINITY : y;
           error[x] = error_of(Loss{}, y, sum[x / 2], product[x / 2]);
         }
         return make_uint2(pack(error[0], error[1]), pack(error[2], error[3]));
@@ -406,8 +344,11 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
 #pragma unroll
             for (int n = 0; n < kColumns / 8; ++n) {
               const float2 two = offsets[4 * n];
-              largest = fmaxf(largest, fmaf(z[4 * n + 2 * half], kLog2E, two.x));
-              largest = fmaxf(largest, fmaf(z[4 * n + 2 * half + 1], kLog2E, two.y));
+              const int2 id = ids_of(n);
+              const float low = fmaf(z[4 * n + 2 * half], kLog2E, two.x);
+              const float high = fmaf(z[4 * n + 2 * half + 1], kLog2E, two.y);
+              largest = id.x == label[half] ? largest : fmaxf(largest, low);
+              largest = id.y == label[half] ? largest : fmaxf(largest, high);
             }
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2)) + shift[half];
@@ -439,7 +380,7 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// A block takes 32 rows, and eight threads a row's tiles: its loss from the tiles' sums, what its errors must be multiplied
+// A block takes 32 rows, and its eight warps share a row's tiles: its loss from the tiles' sums, what its errors must be multiplied
 // by, and its labels' errors. Must move: the sums, 8 bytes for every 256 samples of a row.
 template <typename Loss>
 __global__ void __launch_bounds__(32 * kWarps)

@@ -11,14 +11,10 @@
 namespace torchlayer {
 namespace wide {
 
-constexpr int32_t kNever = INT32_MAX;
-
 // Parts of one buffer. The errors take what is left of it, as whole rows; those of later rows are computed again.
 struct Kept {
   float* offsets;          // (K,), and more to fill a tile: added to the logits, in multiples of log 2; -inf past the end
   int32_t* ids;            // the same, of the samples, moved into range; -2 past the end
-  int32_t* repeats;        // whether, of each 32 samples, one has come before
-  int32_t* hits;           // (N, T): the first sample that is the label, or kNever
   float* scales;           // (N,): what a row's errors must be multiplied by
   float* references;       // (N,)
   float* true_errors;      // (N, T)
@@ -39,8 +35,6 @@ struct Kept {
     const int64_t n_columns = (loss.n_sampled + 255) / 256 * 256;
     take(offsets, n_columns);
     take(ids, n_columns);
-    take(repeats, n_columns / 32);
-    take(hits, n_labels);
     take(scales, loss.n_rows);
     take(references, loss.n_rows);
     take(true_errors, n_labels);

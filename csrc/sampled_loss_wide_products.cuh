@@ -79,29 +79,17 @@ __device__ inline void init(Shared& shared, int n_more_readers) {
   hopper::sync_cluster();
 }
 
-// One thread: copies steps [begin, begin + n) of the sum for the tile at this row of the left factor and this column of
-// the right one. A box of a factor is 64 of its contiguous axis by 128 if that is the sum's, else by 64. `scales`, if
-// any, are those of all steps.
+// One thread: copies n steps of the sum, from `begin` on every `stride`-th, for the tile at this row of the left factor
+// and this column of the right one. A box of a factor is 64 of its contiguous axis by 128 if that is the sum's, else by
+// 64. `scales`, if any, are those of all steps.
 template <Along kLeft, Along kRight>
 __device__ void copy_steps(Shared& shared, Position& at, const CUtensorMap* left, const CUtensorMap* right, int row,
-                           int column, int begin, int n, int rank, const float* scales = nullptr) {
+                           int column, int begin, int n, int stride, int rank, const float* scales = nullptr) {
   constexpr uint16_t kBoth = 3;
-  constexpr int kAhead = 8;  // steps that the left factor, which memory may have to send, is asked for before
-  const auto fetch = [&](int step) {
-    if constexpr (kLeft == Along::kSum) {
-      hopper::fetch_box(left, step * kDepth, row);
-    } else {
-      hopper::fetch_box(left, row, step * kDepth);
-      hopper::fetch_box(left, row + kBox, step * kDepth);
-    }
-  };
-  for (int step = begin; step < begin + n; ++step, at.advance()) {
-    if (step + kAhead < begin + n) {
-      fetch(step + kAhead);
-    }
+  for (int step = 0; step < n; ++step, at.advance()) {
     Stage& stage = shared.stages[at.stage];
     uint64_t* full = &shared.full[at.stage];
-    const int k = step * kDepth;
+    const int k = (begin + step * stride) * kDepth;
     hopper::wait(&shared.empty[at.stage], at.phase ^ 1);
     hopper::arrive_and_expect(full, sizeof(Stage) + (scales ? sizeof(shared.scales[0]) : 0));
     if (scales) {
@@ -130,44 +118,43 @@ __device__ inline void release(Shared& shared, int stage) {
   }
 }
 
-// A group: sum (64 x 256) += n steps. Calls `issued` when the last one is on its way. The sum must not be left to the first
-// product to begin with: its registers would be busy from the kernel's start.
-template <Along kLeft, Along kRight, typename Issued>
+// A group: sum (64 x 256) += n steps. Calls `during(step)` when that one is on its way. The sum must not be left to the
+// first product to begin with: its registers would be busy from the kernel's start.
+template <Along kLeft, Along kRight, typename During>
 __device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, int group, int n,
-                               const Issued& issued) {
+                               const During& during) {
   constexpr uint32_t kNextLeft = kLeft == Along::kSum ? 2 : 128, kNextRight = kRight == Along::kSum ? 2 : 128;
+  constexpr uint32_t kNextStage = sizeof(Stage) / 16;
+  const uint64_t lefts = hopper::describe_tile(shared.stages[0].left + group * kBoxBytes, kBoxBytes);
+  const uint64_t rights = hopper::describe_tile(shared.stages[0].right, kBoxBytes);
   int previous = 0;
   for (int step = 0; step < n; ++step, at.advance()) {
-    const Stage& stage = shared.stages[at.stage];
+    const uint64_t left = lefts + at.stage * kNextStage, right = rights + at.stage * kNextStage;
     hopper::wait(&shared.full[at.stage], at.phase);
-    const uint64_t left = hopper::describe_tile(stage.left + group * kBoxBytes, kBoxBytes);
-    const uint64_t right = hopper::describe_tile(stage.right, kBoxBytes);
     hopper::begin_products();
 #pragma unroll
     for (int part = 0; part < kDepth / 16; ++part) {
       hopper::multiply<kLeft, kRight>(sum, left + part * kNextLeft, right + part * kNextRight);
     }
     hopper::commit_products();
+    during(step);
     if (step > 0) {
       hopper::wait_products<1>();
       release(shared, previous);
     }
     previous = at.stage;
   }
-  issued();
   hopper::wait_products<0>();
   if (n > 0) {
     release(shared, previous);
   }
 }
 
-template <Along kLeft, Along kRight>
-__device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, int group, int n) {
+__device__ inline void clear(float (&sum)[128]) {
 #pragma unroll
   for (int i = 0; i < 128; ++i) {
     sum[i] = 0;
   }
-  multiply_steps<kLeft, kRight>(sum, shared, at, group, n, [] {});
 }
 
 // A group stores its 64 x 256 numbers, four boxes of 64 columns after each other, at this column and row of a matrix.
