@@ -26,7 +26,8 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
 def autocasting(tensor: Tensor) -> bool:
     """Whether autocast is on where ``tensor`` is."""
     device = tensor.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    # torch.amp.is_autocast_available would tell, but torch 2.11 cannot trace it
+    return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def prepare(
@@ -67,7 +68,7 @@ def prepare(
     if not true_count.is_floating_point() or not sampled_count.is_floating_point():
         raise TypeError(f"{name} needs floating-point expected counts, got {true_count.dtype}, {sampled_count.dtype}")
     real = sum_dtype(weight.dtype)
-    true_count, sampled_count = true_count.detach().to(real), sampled_count.detach().to(real)
+    true_count, sampled_count = _constant(true_count, real), _constant(sampled_count, real)
     check(name, weight, bias, hidden, labels, sampled, true_count, sampled_count)
     if not subtract_log_q:
         return weight, bias, hidden, labels, sampled, None, None
@@ -129,10 +130,11 @@ def check(
             f"{name} needs sampled_expected_count in the shape of sampled, {_shape(sampled)}, "
             f"got {_shape(sampled_count)}"
         )
-    tensors = (weight, bias, hidden, labels, sampled, true_count, sampled_count)
-    devices = {str(tensor.device) for tensor in tensors if tensor is not None}
-    if len(devices) > 1:
-        raise ValueError(f"{name} needs all tensors on one device, got {' and '.join(sorted(devices))}")
+    device = weight.device
+    others = (bias, hidden, labels, sampled, true_count, sampled_count)
+    if any(tensor is not None and tensor.device != device for tensor in others):
+        devices = sorted({str(tensor.device) for tensor in (weight, *others) if tensor is not None})
+        raise ValueError(f"{name} needs all tensors on one device, got {' and '.join(devices)}")
 
 
 def check_per_row(name: str, argument: str, value: Tensor, weight: Tensor, labels: Tensor) -> None:
@@ -259,7 +261,12 @@ def fake_gradients(hidden: Tensor, labels: Tensor, sampled: Tensor) -> tuple[Ten
 def parameter_gradient(parameter: Tensor, ids: Tensor, rows: Tensor, sparse: bool) -> Tensor:
     """The gradient of weight or bias from that of the rows of classes ``ids``."""
     if sparse:
-        return torch.sparse_coo_tensor(ids[None], rows.to(parameter.dtype), parameter.shape, check_invariants=False)
+        rows = rows.to(parameter.dtype)
+        # what torch.sparse_coo_tensor ends in, without its checks, and its warning that there are none
+        return torch.ops.aten._sparse_coo_tensor_with_dims_and_tensors(
+            1, rows.dim() - 1, parameter.shape, ids[None], rows,
+            dtype=rows.dtype, layout=torch.sparse_coo, device=rows.device,
+        )  # fmt: skip
     if parameter.dtype in (torch.float32, torch.float64):
         return torch.zeros_like(parameter, memory_format=torch.contiguous_format).index_add_(0, ids, rows)
     # Thousands of rows may belong to one class: they are summed in float32 and rounded once. No shape depends on how
@@ -295,6 +302,11 @@ def _check_tensor(name: str, argument: str, value: Any, optional: bool = False) 
     if value.layout != torch.strided or value.is_nested:
         kind = "nested" if value.is_nested else str(value.layout)
         raise TypeError(f"{name} needs {argument} as a dense tensor, got a {kind} one")
+
+
+def _constant(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = tensor.detach() if tensor.requires_grad else tensor
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _kind(value: Any) -> str:
