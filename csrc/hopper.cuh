@@ -40,14 +40,16 @@ __device__ inline void arrive_and_expect(uint64_t* barrier, uint32_t bytes) {
 
 // Arrives at the barrier of that name in another block of the cluster, or in this one. Only what this thread has read is
 // done with by then: to publish what it has written, a release at the cluster's scope costs a thousand cycles.
-__device__ inline void arrive_in_block(uint64_t* barrier, uint32_t block) {
+__device__ inline void arrive_in_block(uint64_t* barrier, uint32_t block, bool mine = true) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
+      ".reg .pred mine;\n"
+      "setp.ne.b32 mine, %2, 0;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
+      "@mine mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}" ::"r"(shared_address(barrier)),
-      "r"(block)
+      "r"(block), "r"(static_cast<int>(mine))
       : "memory");
 }
 
@@ -215,13 +217,18 @@ __device__ inline void store_matrices(void* row, uint32_t m0, uint32_t m1, uint3
 // What threads have written to shared memory becomes visible to the copy engine.
 __device__ inline void fence_for_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-__device__ inline void store_box(const CUtensorMap* matrix, int column, int row, const void* from) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(matrix),
-               "r"(column), "r"(row), "r"(shared_address(from))
-               : "memory");
+// By the thread that says yes, as a group of its own. No branch, since products may be under way.
+__device__ inline void store_box(const CUtensorMap* matrix, int column, int row, const void* from, bool mine) {
+  asm volatile(
+      "{\n"
+      ".reg .pred mine;\n"
+      "setp.ne.b32 mine, %4, 0;\n"
+      "@mine cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];\n"
+      "cp.async.bulk.commit_group;\n"
+      "}" ::"l"(matrix),
+      "r"(column), "r"(row), "r"(shared_address(from)), "r"(static_cast<int>(mine))
+      : "memory");
 }
-
-__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
 // Until at most so many groups of this thread's stores have still to read shared memory.
 template <int kPending>

@@ -66,9 +66,9 @@ void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, in
   const auto* hidden = static_cast<const __nv_bfloat16*>(loss.hidden.const_data_ptr()) + first * loss.n_features;
   const int64_t d = loss.n_features;
   const Errors given{kept.offsets, kept.ids, references, kept.labels + first * loss.n_true, sums, exponents,
-                     static_cast<int>(n),
-                     loss.remove_accidental_hits ? static_cast<int>(loss.n_true) : 0, static_cast<int>(n_kept_rows),
-                     divide_up(n, kPairRows), divide_up(loss.n_sampled, kColumns), divide_up(d, kDepth)};
+                     static_cast<int>(n), loss.remove_accidental_hits ? static_cast<int>(loss.n_true) : 0,
+                     static_cast<int>(n_kept_rows), divide_up(n, kPairRows), divide_up(loss.n_sampled, kColumns),
+                     divide_up(d, kDepth)};
   const int n_clusters = std::min(n_pairs_of_multiprocessors(loss), given.n_pairs * given.n_tiles);
   launch_with_memory(op, loss.hidden, find_errors<Loss>, dim3(2 * n_clusters), dim3(kThreads), sizeof(Shared),
                      matrix(op, hidden, n, d, d, kRows), matrix(op, kept.samples, loss.n_sampled, d, d, kRows),

@@ -206,7 +206,7 @@ __device__ inline void store_hidden(Shared& shared, const Products& given, const
       }
     }
   }
-  store_tile(shared, matrix, column, first + group * 64, group, [&](int n) {
+  store_tile<kColumns>(shared.out[group], matrix, column, first + group * 64, group, [&](int n) {
     return make_uint2(pack(sum[4 * n], sum[4 * n + 1]), pack(sum[4 * n + 2], sum[4 * n + 3]));
   });
 }
@@ -215,7 +215,7 @@ __device__ inline void store_hidden(Shared& shared, const Products& given, const
 __device__ inline void store_sums(Shared& shared, const Products& given, const CUtensorMap* matrix,
                                   float (&sum)[128], int first, int column, int part, int group) {
   if (given.sums == nullptr) {
-    store_tile(shared, matrix, column, first + group * 64, group, [&](int n) {
+    store_tile<kColumns>(shared.out[group], matrix, column, first + group * 64, group, [&](int n) {
       return make_uint2(pack(sum[4 * n], sum[4 * n + 1]), pack(sum[4 * n + 2], sum[4 * n + 3]));
     });
     return;

@@ -1,37 +1,16 @@
 // Losses of many rows and samples in bfloat16: a product with the samples' rows whose logits never leave the registers.
-//
-// Errors are kept before anybody knows the row's sum: as exp(logit - reference), where the reference is the row's largest
-// true logit. They are right to sixteen bits whatever the sum will be, which then scales the row (in the backward). If a
-// logit exceeds the reference so far that exp might overflow, the tile is stored smaller by a power of two, and
-// `finish_losses` brings the row's tiles to a common one. NCE needs no sum: its errors are kept as they are.
 #pragma once
 
 #include "async_copy.cuh"
-#include "sampled_loss_wide_kept.cuh"
-#include "sampled_loss_wide_products.cuh"
+#include "sampled_loss_wide_errors.cuh"
 
 #include <cfloat>
-#include <cmath>
 
 namespace torchlayer {
 namespace wide {
 
-constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
-constexpr float kTooLarge = 1.2676506e30f;  // 2^100: sums beyond are of errors that might overflow
-constexpr int kWarps = 8;                   // of a block of the kernels that move rows
 constexpr int kTurnOf0 = 5;                 // the name of a barrier, and of the other group's next to it
-
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ inline float inverse_fast(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+constexpr int kWarps = 8;                   // of a block of the kernels that move rows
 
 __device__ inline float warp_sum(float x) {
 #pragma unroll
@@ -165,55 +144,6 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
-// What `find_errors` is told beside the matrices.
-struct Errors {
-  const float* offsets;
-  const int32_t* ids;
-  const float* references;  // (n_rows,), natural logarithms
-  const int32_t* labels;    // (n_rows, T)
-  float* sums;              // (n_tiles, n_rows), or null where the references are the logarithms of the sums
-  float* exponents;         // the same, of the powers of two that the tiles were divided by
-  int n_rows, n_true, n_kept_rows, n_pairs, n_tiles, n_steps;  // n_true 0: nothing is a hit
-};
-
-#ifdef TORCHLAYER_HOPPER
-
-// Logits of samples that are labels of their row become -inf, here where a row has several labels. `ids_of(n)` are the
-// samples of columns 8 n + 2 (lane % 4) and the next, `rows` the thread's two rows.
-template <typename IdsOf>
-__device__ void remove_hits(float (&z)[128], const Errors& given, const IdsOf& ids_of, const int (&rows)[2]) {
-#pragma unroll 1
-  for (int t = 0; t < given.n_true; ++t) {
-    const int label[2] = {given.labels[static_cast<int64_t>(rows[0]) * given.n_true + t],
-                          given.labels[static_cast<int64_t>(rows[1]) * given.n_true + t]};
-#pragma unroll
-    for (int n = 0; n < kColumns / 8; ++n) {
-      const int2 id = ids_of(n);
-#pragma unroll
-      for (int x = 0; x < 4; ++x) {
-        z[4 * n + x] = (x % 2 == 0 ? id.x : id.y) == label[x / 2] ? -INFINITY : z[4 * n + x];
-      }
-    }
-  }
-}
-
-// The error of a logit y (in multiples of log 2), and what it adds to the loss.
-__device__ inline float error_of(Softmax, float y, float& sum, float&) {
-  const float p = exp2_fast(y);
-  sum += p;
-  return p;
-}
-
-// log2 of 1 + 2^y is max(y, 0) plus that of 1 + 2^-|y|, factors at most 2 of a product that a thread takes once a tile.
-__device__ inline float error_of(Nce, float y, float& sum, float& product) {
-  const float e = exp2_fast(-fabsf(y)), d = 1 + e, r = inverse_fast(d);
-  sum += fmaxf(y, 0.0f);
-  product *= d;
-  return y >= 0 ? r : e * r;
-}
-
-#endif
-
 // A cluster takes pairs of tiles below each other, a block 128 rows and 256 samples. If the stages hold a whole tile, its
 // two groups take turns at the tensor cores, and one finds its errors while the other multiplies. Must move: hidden and the samples'
 // rows as often as tiles share them, from the cache, and the kept errors.
@@ -238,43 +168,20 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     }
   } else {
     hopper::take_registers<232>();
-    const int group = role - 1, thread = threadIdx.x % kGroup, lane = thread % 32;
+    const int group = role - 1, thread = threadIdx.x % kGroup;
     const bool takes_turns = given.n_steps <= kStages;
     float z[128];
     if (takes_turns && group == 1 && cluster < n_items) {
       hopper::arrive_named(kTurnOf0, 2 * kGroup);
     }
     for (int item = cluster; item < n_items; item += n_clusters) {
-      const int tile = item % given.n_tiles, column = tile * kColumns;
+      const int column = item % given.n_tiles * kColumns;
       const int first = (item / given.n_tiles * 2 + rank) * kRows + group * 64;
       // What the errors need is on its way while the group multiplies, and looked at afterwards.
       copy_async<2>(&shared.offsets[group][2 * thread], given.offsets + column + 2 * thread);
-      const int i = first + thread / 32 * 16 + lane / 4;  // the thread's first row; its other one is eight below
-      const int of_row[2] = {min(i, given.n_rows - 1), min(i + 8, given.n_rows - 1)};
-      int label[2] = {-1, -1};  // if there is one; no sample is -1
-      float reference[2] = {0, 0};
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (given.n_true == 1) {
-          label[half] = given.labels[of_row[half]];
-        }
-        if constexpr (Loss::kNormalised) {
-          reference[half] = given.references[of_row[half]];
-        }
-      }
-      // A lane fetches an eighth of the samples' ids; eight lanes need each of them.
-      int4 ids[kColumns / 128];
-#pragma unroll
-      for (int part = 0; part < kColumns / 128; ++part) {
-        ids[part] = __ldg(reinterpret_cast<const int4*>(given.ids + column) + part * 32 + lane);
-      }
-      const auto ids_of = [&](int n) {  // of columns 8 n + 2 (lane % 4) and the next: half of a lane's four
-        const int4& four = ids[n / 16];
-        const int from = n % 16 * 2 + lane % 4 / 2;
-        const int2 even = {__shfl_sync(0xffffffffu, four.x, from), __shfl_sync(0xffffffffu, four.y, from)};
-        const int2 odd = {__shfl_sync(0xffffffffu, four.z, from), __shfl_sync(0xffffffffu, four.w, from)};
-        return lane % 2 == 0 ? even : odd;
-      };
+      const TwoRows<Loss> two(given, first);
+      TileIds<kColumns> ids;
+      ids.fetch(given, column);
       clear(z);
       if (takes_turns) {
         hopper::sync_named(kTurnOf0 + group, 2 * kGroup);
@@ -286,91 +193,8 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
       });
       wait_for_copies();
       hopper::sync_named(1 + group, kGroup);  // the group's copies are there for all of it
-
-      if (given.n_true > 1) {
-        remove_hits(z, given, ids_of, of_row);
-      }
-      const bool stores = first < given.n_kept_rows;
-      float shift[2], exponent[2] = {0, 0}, sum[2], product[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {  // a row left out has no logarithm of its sum, and its errors are 0
-        shift[half] = isnan(reference[half]) ? -INFINITY : -reference[half] * kLog2E;
-      }
-      const float2* offsets = reinterpret_cast<const float2*>(shared.offsets[group]) + lane % 4;
-      const auto find = [&](int n) {  // the errors of columns 8 n + 2 (lane % 4) and the next, in both rows
-        const float2 two = offsets[4 * n];
-        const int2 id = ids_of(n);
-        float error[4];
-#pragma unroll
-        for (int x = 0; x < 4; ++x) {
-          float y = fmaf(z[4 * n + x], kLog2E, (x % 2 == 0 ? two.x : two.y) + shift[x / 2]);
-          y = (x % 2 == 0 ? id.x : id.y) == label[x / 2] ? -INFINITY : y;
-          error[x] = error_of(Loss{}, y, sum[x / 2], product[x / 2]);
-        }
-        return make_uint2(pack(error[0], error[1]), pack(error[2], error[3]));
-      };
-      bool again = false;
-      do {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          sum[half] = 0;
-          product[half] = 1;
-        }
-        if (stores) {
-          store_tile(shared, &kept, column, first, group, find);
-        } else {
-#pragma unroll
-          for (int n = 0; n < kColumns / 8; ++n) {
-            find(n);
-          }
-        }
-        if (given.sums == nullptr) {
-          break;
-        }
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {  // of the whole row
-          sum[half] += Loss::kNormalised ? 0 : log2f(product[half]);
-          sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
-          sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
-        }
-        if (again || !Loss::kNormalised) {
-          break;
-        }
-        again = hopper::any_of(3 + group, kGroup, !(sum[0] < kTooLarge && sum[1] < kTooLarge));
-        if (again) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            float largest = -INFINITY;
-#pragma unroll
-            for (int n = 0; n < kColumns / 8; ++n) {
-              const float2 two = offsets[4 * n];
-              const int2 id = ids_of(n);
-              const float low = fmaf(z[4 * n + 2 * half], kLog2E, two.x);
-              const float high = fmaf(z[4 * n + 2 * half + 1], kLog2E, two.y);
-              largest = id.x == label[half] ? largest : fmaxf(largest, low);
-              largest = id.y == label[half] ? largest : fmaxf(largest, high);
-            }
-            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2)) + shift[half];
-            exponent[half] = largest > 64 && isfinite(largest) ? ceilf(largest - 64) : 0;
-            shift[half] -= exponent[half];
-          }
-          if (stores && thread == 0) {
-            hopper::wait_stores();  // or they might come after those that replace them
-          }
-        }
-      } while (again);
-
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (given.sums != nullptr && lane % 4 == 0 && i + 8 * half < given.n_rows) {
-          const int64_t to = static_cast<int64_t>(tile) * given.n_rows + i + 8 * half;
-          given.sums[to] = sum[half];
-          if constexpr (Loss::kNormalised) {
-            given.exponents[to] = exponent[half];
-          }
-        }
-      }
+      find_tile<Loss, kColumns>(z, shared.out[group], &kept, given, two, ids, shared.offsets[group], column, first,
+                                group);
     }
     if (thread == 0) {
       hopper::wait_stores();

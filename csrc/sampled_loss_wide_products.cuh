@@ -113,9 +113,7 @@ __device__ void copy_steps(Shared& shared, Position& at, const CUtensorMap* left
 
 __device__ inline void release(Shared& shared, int stage) {
   const int thread = threadIdx.x % kGroup;
-  if (thread % 32 == 0 && thread < 64) {
-    hopper::arrive_in_block(&shared.empty[stage], thread / 32);
-  }
+  hopper::arrive_in_block(&shared.empty[stage], thread / 32 % 2, thread % 32 == 0 && thread < 64);
 }
 
 // A group: sum (64 x 256) += n steps. Calls `during(step)` when that one is on its way. The sum must not be left to the
@@ -150,39 +148,34 @@ __device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, 
   }
 }
 
-__device__ inline void clear(float (&sum)[128]) {
+template <int n>
+__device__ void clear(float (&sum)[n]) {
 #pragma unroll
-  for (int i = 0; i < 128; ++i) {
+  for (int i = 0; i < n; ++i) {
     sum[i] = 0;
   }
 }
 
-// A group stores its 64 x 256 numbers, four boxes of 64 columns after each other, at this column and row of a matrix.
+// A group stores 64 rows of `kWidth` numbers, boxes of 64 columns after each other, at this column and row of a matrix.
 // `numbers(n)` are the thread's columns 8 n + 2 (lane % 4) and the next, packed, of either row.
-template <typename Numbers>
-__device__ void store_tile(Shared& shared, const CUtensorMap* matrix, int column, int row, int group,
+template <int kWidth, typename Numbers>
+__device__ void store_tile(char (&out)[2][kBoxBytes], const CUtensorMap* matrix, int column, int row, int group,
                            const Numbers& numbers) {
   const int thread = threadIdx.x % kGroup, warp = thread / 32, lane = thread % 32;
   const int r = warp * 16 + lane % 16;  // the row whose address this thread gives, of matrices 0 and 2 or 1 and 3
 #pragma unroll
-  for (int box = 0; box < kColumns / kBox; ++box) {
-    char* out = shared.out[group][box % 2];
-    if (thread == 0) {
-      hopper::wait_stores_read<1>();
-    }
+  for (int box = 0; box < kWidth / kBox; ++box) {
+    hopper::wait_stores_read<1>();  // of which only one thread has any
     hopper::sync_named(1 + group, kGroup);
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {  // sixteen columns
       const int n = box * 8 + pair * 2, chunk = pair * 2 + lane / 16;
       const uint2 left = numbers(n), right = numbers(n + 1);
-      hopper::store_matrices(out + r * 128 + ((chunk ^ (r % 8)) * 16), left.x, left.y, right.x, right.y);
+      hopper::store_matrices(out[box % 2] + r * 128 + ((chunk ^ (r % 8)) * 16), left.x, left.y, right.x, right.y);
     }
     hopper::fence_for_copies();
     hopper::sync_named(1 + group, kGroup);
-    if (thread == 0) {
-      hopper::store_box(matrix, column + box * kBox, row, out);
-      hopper::commit_stores();
-    }
+    hopper::store_box(matrix, column + box * kBox, row, out[box % 2], thread == 0);
   }
 }
 

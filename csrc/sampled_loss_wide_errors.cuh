@@ -1,0 +1,218 @@
+// From a tile of products to errors: what the kernels of the forward do with the logits in their registers.
+//
+// Errors are kept before anybody knows the row's sum: as exp(logit - reference), where the reference is the row's largest
+// true logit. They are right to sixteen bits whatever the sum will be, which then scales the row (in the backward). If a
+// logit exceeds the reference so far that exp might overflow, the tile is stored smaller by a power of two, and
+// `finish_losses` brings the row's tiles to a common one. NCE needs no sum: its errors are kept as they are.
+#pragma once
+
+#include "sampled_loss_wide_kept.cuh"
+#include "sampled_loss_wide_products.cuh"
+
+#include <cmath>
+
+namespace torchlayer {
+namespace wide {
+
+constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+constexpr float kTooLarge = 1.2676506e30f;  // 2^100: sums beyond are of errors that might overflow
+
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ inline float inverse_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// What the kernels that find errors are told beside the matrices.
+struct Errors {
+  const float* offsets;
+  const int32_t* ids;
+  const float* references;  // (n_rows,), natural logarithms
+  const int32_t* labels;    // (n_rows, T)
+  float* sums;              // (n_tiles, n_rows), or null where the references are the logarithms of the sums
+  float* exponents;         // the same, of the powers of two that the tiles were divided by
+  int n_rows, n_true, n_kept_rows, n_pairs, n_tiles, n_steps;  // n_true 0: nothing is a hit
+};
+
+#ifdef TORCHLAYER_HOPPER
+
+// The numbers of a thread's two rows, on their way as soon as this is made.
+template <typename Loss>
+struct TwoRows {
+  int row, rows[2];  // the first; both, moved into range
+  int label[2] = {-1, -1};  // if there is one; no sample is -1
+  float reference[2] = {0, 0};
+
+  __device__ TwoRows(const Errors& given, int first) {
+    row = first + threadIdx.x % kGroup / 32 * 16 + threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      rows[half] = min(row + 8 * half, given.n_rows - 1);
+      if (given.n_true == 1) {
+        label[half] = given.labels[rows[half]];
+      }
+      if constexpr (Loss::kNormalised) {
+        reference[half] = given.references[rows[half]];
+      }
+    }
+  }
+};
+
+// The samples of a tile's columns: a lane has four of every 128, and eight lanes need each of them.
+template <int kWidth>
+struct TileIds {
+  int4 of_lane[kWidth / 128];
+
+  __device__ void fetch(const Errors& given, int column) {
+#pragma unroll
+    for (int part = 0; part < kWidth / 128; ++part) {
+      of_lane[part] = __ldg(reinterpret_cast<const int4*>(given.ids + column) + part * 32 + threadIdx.x % 32);
+    }
+  }
+
+  __device__ int2 get(int n) const {  // of columns 8 n + 2 (lane % 4) and the next
+    const int lane = threadIdx.x % 32, from = n % 16 * 2 + lane % 4 / 2;
+    const int4& four = of_lane[n / 16];
+    const int2 even = {__shfl_sync(0xffffffffu, four.x, from), __shfl_sync(0xffffffffu, four.y, from)};
+    const int2 odd = {__shfl_sync(0xffffffffu, four.z, from), __shfl_sync(0xffffffffu, four.w, from)};
+    return lane % 2 == 0 ? even : odd;
+  }
+};
+
+// The error of a logit y (in multiples of log 2), and what it adds to the loss.
+__device__ inline float error_of(Softmax, float y, float& sum, float&) {
+  const float p = exp2_fast(y);
+  sum += p;
+  return p;
+}
+
+// log2 of 1 + 2^y is max(y, 0) plus that of 1 + 2^-|y|, factors at most 2 of a product that a thread takes once a tile.
+__device__ inline float error_of(Nce, float y, float& sum, float& product) {
+  const float e = exp2_fast(-fabsf(y)), d = 1 + e, r = inverse_fast(d);
+  sum += fmaxf(y, 0.0f);
+  product *= d;
+  return y >= 0 ? r : e * r;
+}
+
+// Logits of samples that are labels of their row become -inf, here where a row has several labels.
+template <int kWidth>
+__device__ void remove_hits(float (&z)[kWidth / 2], const Errors& given, const TileIds<kWidth>& ids,
+                            const int (&rows)[2]) {
+#pragma unroll 1
+  for (int t = 0; t < given.n_true; ++t) {
+    const int label[2] = {given.labels[static_cast<int64_t>(rows[0]) * given.n_true + t],
+                          given.labels[static_cast<int64_t>(rows[1]) * given.n_true + t]};
+#pragma unroll
+    for (int n = 0; n < kWidth / 8; ++n) {
+      const int2 id = ids.get(n);
+#pragma unroll
+      for (int x = 0; x < 4; ++x) {
+        z[4 * n + x] = (x % 2 == 0 ? id.x : id.y) == label[x / 2] ? -INFINITY : z[4 * n + x];
+      }
+    }
+  }
+}
+
+// A group's errors of 64 rows from `first` on and kWidth samples from `column` on, from their products with hidden in z:
+// stored, if the rows are kept, and summed. `offsets` are the tile's, in shared memory.
+template <typename Loss, int kWidth>
+__device__ void find_tile(float (&z)[kWidth / 2], char (&out)[2][kBoxBytes], const CUtensorMap* kept,
+                          const Errors& given, const TwoRows<Loss>& two, const TileIds<kWidth>& ids,
+                          const float* offsets, int column, int first, int group) {
+  const int thread = threadIdx.x % kGroup, lane = thread % 32;
+  if (given.n_true > 1) {
+    remove_hits<kWidth>(z, given, ids, two.rows);
+  }
+  const bool stores = first < given.n_kept_rows;
+  float shift[2], exponent[2] = {0, 0}, sum[2], product[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {  // a row left out has no logarithm of its sum, and its errors are 0
+    shift[half] = isnan(two.reference[half]) ? -INFINITY : -two.reference[half] * kLog2E;
+  }
+  const float2* of_thread = reinterpret_cast<const float2*>(offsets) + lane % 4;
+  const auto find = [&](int n) {  // the errors of columns 8 n + 2 (lane % 4) and the next, in both rows
+    const float2 offset = of_thread[4 * n];
+    const int2 id = ids.get(n);
+    float error[4];
+#pragma unroll
+    for (int x = 0; x < 4; ++x) {
+      float y = fmaf(z[4 * n + x], kLog2E, (x % 2 == 0 ? offset.x : offset.y) + shift[x / 2]);
+      y = (x % 2 == 0 ? id.x : id.y) == two.label[x / 2] ? -INFINITY : y;
+      error[x] = error_of(Loss{}, y, sum[x / 2], product[x / 2]);
+    }
+    return make_uint2(pack(error[0], error[1]), pack(error[2], error[3]));
+  };
+  bool again = false;
+  do {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      sum[half] = 0;
+      product[half] = 1;
+    }
+    if (stores) {
+      store_tile<kWidth>(out, kept, column, first, group, find);
+    } else {
+#pragma unroll
+      for (int n = 0; n < kWidth / 8; ++n) {
+        find(n);
+      }
+    }
+    if (given.sums == nullptr) {
+      return;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {  // of the whole row
+      sum[half] += Loss::kNormalised ? 0 : log2f(product[half]);
+      sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
+      sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
+    }
+    if (again || !Loss::kNormalised) {
+      break;
+    }
+    again = hopper::any_of(3 + group, kGroup, !(sum[0] < kTooLarge && sum[1] < kTooLarge));
+    if (again) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float largest = -INFINITY;
+#pragma unroll
+        for (int n = 0; n < kWidth / 8; ++n) {
+          const float2 offset = of_thread[4 * n];
+          const int2 id = ids.get(n);
+          const float low = fmaf(z[4 * n + 2 * half], kLog2E, offset.x);
+          const float high = fmaf(z[4 * n + 2 * half + 1], kLog2E, offset.y);
+          largest = id.x == two.label[half] ? largest : fmaxf(largest, low);
+          largest = id.y == two.label[half] ? largest : fmaxf(largest, high);
+        }
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2)) + shift[half];
+        exponent[half] = largest > 64 && isfinite(largest) ? ceilf(largest - 64) : 0;
+        shift[half] -= exponent[half];
+      }
+      if (stores && thread == 0) {
+        hopper::wait_stores();  // or they might come after those that replace them
+      }
+    }
+  } while (again);
+
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (lane % 4 == 0 && two.row + 8 * half < given.n_rows) {
+      const int64_t to = static_cast<int64_t>(column / kWidth) * given.n_rows + two.row + 8 * half;
+      given.sums[to] = sum[half];
+      if constexpr (Loss::kNormalised) {
+        given.exponents[to] = exponent[half];
+      }
+    }
+  }
+}
+
+#endif  // TORCHLAYER_HOPPER
+
+}  // namespace wide
+}  // namespace torchlayer
