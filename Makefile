@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETUP := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs sanitize clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m torchlayer demo
@@ -22,6 +22,10 @@ check: $(VENV)/.all
 
 docs: $(VENV)/.all
 	$(BIN)/python -m sphinx -q -n -W -b html docs docs/_build/html
+
+# On a machine with a GPU and the CUDA toolkit.
+sanitize: $(VENV)/.test
+	$(BIN)/python tests/sanitize_cuda.py
 
 # A stamp a set of extras; the constraints make the environment the same everywhere.
 $(VENV)/.demo: EXTRAS = vis
