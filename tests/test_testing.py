@@ -145,6 +145,7 @@ CALLS = itertools.count()
 BUGS = [
     ("a fake kernel of another shape", {"fake": lambda x: x.new_empty(x.shape[:1])}, "opcheck"),
     ("a fake kernel of another dtype", {"fake": lambda x: torch.empty_like(x, dtype=torch.float64)}, "opcheck"),
+    ("a fake kernel of other strides", {"fake": lambda x: x.new_empty(x.shape[::-1]).t()}, "opcheck"),
     ("a fake kernel that ignores strides", {"fake": contiguous_like}, "layouts"),
     ("a wrong gradient", {"backward": lambda ctx, grad: ctx.saved_tensors[0] * grad}, "gradient"),
     ("a gradient that forgets grad", {"backward": lambda ctx, grad: 2 * ctx.saved_tensors[0]}, "gradient"),
