@@ -195,14 +195,15 @@ def test_second_derivative_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does, not we
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_compiles_as_one_graph(reduction):
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("chunk_size", [None, 4])
+def test_compiles_as_one_graph(reduction, chunk_size):
     hidden, weight, bias, target = case()
     compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
-    loss = compiled(hidden, weight, target, bias, reduction)
+    loss = compiled(hidden, weight, target, bias, reduction, chunk_size=chunk_size)
     expected = plain(hidden, weight, target, bias, reduction)
     torch.testing.assert_close(loss, expected)
-    for mine, theirs in zip(gradients(loss, hidden, weight), gradients(expected, hidden, weight)):
+    for mine, theirs in zip(gradients(loss, hidden, weight, bias), gradients(expected, hidden, weight, bias)):
         torch.testing.assert_close(mine, theirs)
 
 

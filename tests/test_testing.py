@@ -14,6 +14,7 @@ ADAM = importlib.import_module("torchlayer.kernels.adam")  # the package's `disc
 DISCOUNTED_SUM = importlib.import_module("torchlayer.kernels.discounted_sum")
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+LAST = "cuda" if torch.cuda.is_available() else "cpu"  # the device that the reason for a skip is from
 COUNT = itertools.count()
 KEEP = []  # the ops' registrations live as long as their Library
 
@@ -145,6 +146,7 @@ CALLS = itertools.count()
 BUGS = [
     ("a fake kernel of another shape", {"fake": lambda x: x.new_empty(x.shape[:1])}, "opcheck"),
     ("a fake kernel of another dtype", {"fake": lambda x: torch.empty_like(x, dtype=torch.float64)}, "opcheck"),
+    ("a fake kernel of other strides", {"fake": lambda x: x.new_empty(x.shape[::-1]).t()}, "opcheck"),
     ("a fake kernel that ignores strides", {"fake": contiguous_like}, "layouts"),
     ("a wrong gradient", {"backward": lambda ctx, grad: ctx.saved_tensors[0] * grad}, "gradient"),
     ("a gradient that forgets grad", {"backward": lambda ctx, grad: 2 * ctx.saved_tensors[0]}, "gradient"),
@@ -212,7 +214,7 @@ def test_gradient_that_was_never_registered_is_found():
         check_op(bare, SAMPLES)
     assert "gradient: " in str(caught.value)
     assert "pass gradients=False if the op has none" in str(caught.value)
-    assert check_op(bare, SAMPLES, gradients=False).skipped["gradient"] == "sample 1 on cpu: gradients=False"
+    assert check_op(bare, SAMPLES, gradients=False).skipped["gradient"] == f"sample 1 on {LAST}: gradients=False"
 
 
 def test_gradient_that_bypasses_the_dispatcher_is_found():
@@ -239,8 +241,8 @@ def test_all_failures_of_all_samples_are_listed():
 
 def test_reasons_for_leaving_out():
     checked = check_op(make(lambda x: x + 1), [(torch.arange(4),)])
-    assert checked.skipped["gradient"] == "sample 0 on cpu: no argument is a floating-point tensor"
-    assert checked.skipped["reference"] == "sample 0 on cpu: no reference was given"
+    assert checked.skipped["gradient"] == f"sample 0 on {LAST}: no argument is a floating-point tensor"
+    assert checked.skipped["reference"] == f"sample 0 on {LAST}: no reference was given"
     if not torch.cuda.is_available():
         assert checked.skipped["graph"] == "there is no CUDA GPU"
 
@@ -252,7 +254,7 @@ def test_an_op_without_double_precision_says_so():
         return x * x
 
     skipped = check_op(make(single), SAMPLES).skipped
-    assert skipped["gradient"] == "sample 1 on cpu: the op does not take float64: float32 only"
+    assert skipped["gradient"] == f"sample 1 on {LAST}: the op does not take float64: float32 only"
 
 
 def test_the_process_is_left_as_it_was():

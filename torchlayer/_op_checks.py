@@ -48,6 +48,24 @@ def _opcheck(case: Case) -> None:
         tests += ("test_autograd_registration", "test_aot_dispatch_dynamic")
     sample = each(lambda t: t.clone().requires_grad_(differentiable and t.is_floating_point()), case.sample)
     torch.library.opcheck(case.op, sample, test_utils=tests)
+    _foresees_strides(case, each(torch.clone, case.sample))
+
+
+def _foresees_strides(case: Case, sample: tuple) -> None:
+    """The fake kernel tells the strides, too. In torch 2.11 ``opcheck`` compares them on CUDA only."""
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # imports SymPy, which takes its time
+
+    with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True) as mode:
+        foreseen = case.call(each(mode.from_tensor, sample))
+    for i, (real, fake) in enumerate(zip(case.call(sample), foreseen)):
+        differ = any(
+            real.stride(k) != fake.stride(k)
+            for k in range(real.dim() if real.numel() else 0)
+            if real.shape[k] > 1 and isinstance(fake.stride(k), int)  # not a size that only the data tell
+        )
+        text = f"output {i} has strides {real.stride()}, where the fake kernel foresees {tuple(fake.stride())}"
+        _expect(not differ, text)
 
 
 def _gradient(case: Case) -> None:
@@ -108,6 +126,7 @@ def _layouts(case: Case) -> None:
             try:
                 _same(result, expected)
                 torch.library.opcheck(case.op, changed(), test_utils=("test_faketensor",))
+                _foresees_strides(case, changed())
             except Exception as error:
                 raise AssertionError(f"argument {i} with {layout}: {error}") from None
 

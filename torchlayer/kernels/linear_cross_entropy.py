@@ -101,7 +101,8 @@ class _Summed(torch.autograd.Function):
         d_bias = torch.zeros_like(bias, dtype=real) if wanted[2] and bias is not None else None
         for part, logits, h, w in _chunks(hidden, weight, bias, n_rows, dtype):
             logs = logits.log_softmax(1, dtype=real)
-            total += F.nll_loss(logs, ids[part], ignore_index=ignored, reduction="sum")
+            # not in place: compiled by torch 2.11, what is returned would get no gradient then
+            total = total + F.nll_loss(logs, ids[part], ignore_index=ignored, reduction="sum")
             if not any(wanted):
                 continue
             slope = _less_the_true(logs.exp_(), ids[part], None if kept is None else kept[part])
