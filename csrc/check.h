@@ -7,6 +7,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <sstream>
+#include <stdexcept>
 #include <type_traits>
 
 namespace torchlayer {
@@ -37,6 +39,14 @@ void dispatch_floating(const torch::stable::Tensor& tensor, const char* op, cons
       STD_TORCH_CHECK(false, op, " needs float32, float64, float16 or bfloat16, got ",
                       torch::headeronly::toString(tensor.scalar_type()));
   }
+}
+
+// PyTorch hands std::invalid_argument on as ValueError, std::out_of_range as IndexError, std::runtime_error as itself.
+template <typename Error, typename... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw Error(text.str());
 }
 
 inline void check_fraction(const char* op, const char* argument, double value) {

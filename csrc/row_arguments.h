@@ -3,7 +3,6 @@
 
 #include "check.h"
 
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -18,14 +17,6 @@ struct NamedTensor {
 
 inline int64_t row_width(const torch::stable::Tensor& weight) {
   return weight.dim() == 1 ? 1 : weight.size(1);
-}
-
-// PyTorch hands these two on as ValueError and IndexError.
-template <typename Error, typename... Parts>
-[[noreturn]] void refuse(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw Error(text.str());
 }
 
 inline bool overlap(const torch::stable::Tensor& a, const torch::stable::Tensor& b) {

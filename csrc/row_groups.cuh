@@ -4,6 +4,7 @@
 // cheap, as most rows have one place. Rows of many places are cut into parts for several blocks.
 #pragma once
 
+#include "bad_ids.cuh"
 #include "launch.cuh"
 
 #include <algorithm>
@@ -63,6 +64,7 @@ struct Groups {
   const int64_t* ids;
   int64_t id_stride, n_rows;
   uint32_t n_ids, n_slots;
+  IdReporter reporter;
 };
 
 // What a step needs beside the gradients.
@@ -106,6 +108,9 @@ __device__ inline void count_ids(const Groups& groups, Slot* slots, uint32_t n_b
     if (is_place) {
       int64_t wide = groups.ids[i * groups.id_stride];
       is_bad = wide < 0 || wide >= groups.n_rows;
+      if (is_bad) {
+        groups.reporter.report(IdArgument::kRows, i, wide, groups.n_rows);
+      }
       wide = wide < 0 ? 0 : wide >= groups.n_rows ? groups.n_rows - 1 : wide;
       const auto id = static_cast<uint32_t>(wide);
       uint32_t mixed = id * 0x9e3779b1u;

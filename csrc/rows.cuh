@@ -519,6 +519,7 @@ void update_each_row(const char* op, const Optimizer& optimizer, const torch::st
   constexpr int64_t kMostHeavyBlocks = 512;
 
   const int64_t n_ids = ids.size(0), width = row_width(weight);
+  const IdReporter reporter = open_reports(op, weight);
   if (n_ids == 0) {
     if (rate.step != nullptr) {
       launch(op, weight, count_step_only, dim3(1), dim3(1), rate.step);
@@ -565,7 +566,8 @@ void update_each_row(const char* op, const Optimizer& optimizer, const torch::st
                       ids.stride(0),
                       weight.size(0),
                       static_cast<uint32_t>(n_ids),
-                      static_cast<uint32_t>(n_slots)};
+                      static_cast<uint32_t>(n_slots),
+                      reporter};
   group_rows(op, weight, groups, rate);
 
   const auto update = [&](auto vec) {
@@ -592,6 +594,7 @@ void update_each_row(const char* op, const Optimizer& optimizer, const torch::st
   } else {
     update(std::integral_constant<int, 1>{});
   }
+  close_reports(weight);
 }
 
 }  // namespace torchlayer

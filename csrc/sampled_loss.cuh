@@ -1,6 +1,7 @@
 // What the CUDA kernels of sampled softmax and NCE share: the arguments as a kernel sees them, and the two losses.
 #pragma once
 
+#include "bad_ids.cuh"
 #include "launch.cuh"
 #include "sampled_loss_arguments.h"
 
@@ -25,8 +26,10 @@ struct Given {
   int64_t n_rows, n_classes;
   int n_true, n_sampled, n_features;
   bool remove_accidental_hits;
+  IdReporter reporter;
 
-  explicit Given(const SampledLoss& loss)
+  // Only a forward reports: its backward meets the same ids again.
+  explicit Given(const SampledLoss& loss, IdReporter reporter = {})
       : weight(loss.weight.template const_data_ptr<scalar_t>()),
         row_stride(loss.weight.stride(0)),
         column_stride(loss.weight.stride(1)),
@@ -43,11 +46,23 @@ struct Given {
         n_true(static_cast<int>(loss.n_true)),
         n_sampled(static_cast<int>(loss.n_sampled)),
         n_features(static_cast<int>(loss.n_features)),
-        remove_accidental_hits(loss.remove_accidental_hits) {}
+        remove_accidental_hits(loss.remove_accidental_hits),
+        reporter(reporter) {}
 
-  // An id that names no class is never followed: it is moved into range, and its row's loss is NaN.
+  // An id that names no class is never followed: it is moved into range, its row's loss is NaN, and it is reported.
   __device__ bool is_bad(int64_t id) const { return id < 0 || id >= n_classes; }
   __device__ int64_t clamp(int64_t id) const { return id < 0 ? 0 : id >= n_classes ? n_classes - 1 : id; }
+
+  __device__ void look_at_label(int64_t row, int64_t id) const {
+    if (is_bad(id)) {
+      reporter.report(IdArgument::kLabels, row, id, n_classes);
+    }
+  }
+  __device__ void look_at_sample(int64_t j, int64_t id) const {
+    if (is_bad(id)) {
+      reporter.report(IdArgument::kSamples, j, id, n_classes);
+    }
+  }
 
   // What is added to the product of a row of hidden and a class's row: its bias, less the log of its expected count.
   __device__ real true_offset(int64_t id, int64_t at) const {

@@ -73,6 +73,7 @@ __global__ void __launch_bounds__(kThreads)
     offsets[j] = given.sampled_offset(j);
     if (given.is_bad(id)) {
       *bad = 1;  // by any number of blocks, all of which write the same
+      given.look_at_sample(j, id);
     }
   }
 }
@@ -197,6 +198,9 @@ __global__ void __launch_bounds__(kThreads)
   accumulate_t<scalar_t> loss = 0, log_sum = 0;
   find_loss(Loss{}, row, loss, log_sum);
   if (threadIdx.x == 0) {
+    for (int t = 0; row.bad && t < given.n_true; ++t) {
+      given.look_at_label(i, row.label(t));
+    }
     losses[i] = row.bad ? NAN : loss;
     if constexpr (Loss::kNormalised) {
       log_sums[i] = row.bad ? NAN : log_sum;
@@ -322,9 +326,10 @@ Samples<scalar_t> gather(const char* op, const SampledLoss& loss, const Given<sc
 }
 
 template <typename Loss, typename scalar_t>
-void forward(const char* op, const SampledLoss& loss, const Tensor& losses, const Tensor* log_sum_exp) {
+void forward(const char* op, const SampledLoss& loss, const Tensor& losses, const Tensor* log_sum_exp,
+             IdReporter reporter) {
   using real = accumulate_t<scalar_t>;
-  const Given<scalar_t> given(loss);
+  const Given<scalar_t> given(loss, reporter);
   const Samples<scalar_t> samples = gather(op, loss, given);
   const Tensor truths = torch::stable::new_empty(losses, {loss.n_rows, loss.n_true});
   for_each_block(loss, samples, [&](int64_t first, int64_t n, const Tensor&, const Tensor& logits) {

@@ -32,26 +32,30 @@ inline void check_sizes(const char* op, const SampledLoss& loss) {
                   op, " takes up to 2^31 - 1 rows, labels a row, samples and features on CUDA");
 }
 
-// Losses (N,) and, if the loss is normalised, the logarithms (N,) of its sums; and `kept`, as far as it goes.
+// Losses (N,) and, if the loss is normalised, the logarithms (N,) of its sums; and `kept`, as far as it goes. Raises what
+// an earlier call has reported.
 template <typename Loss>
 void sampled_loss_forward(const char* op, const SampledLoss& loss, const Tensor& losses, const Tensor* log_sum_exp,
                           const Tensor& kept) {
   check_sizes(op, loss);
+  const IdReporter reporter = open_reports(op, loss.hidden);
   if (loss.n_rows == 0) {
     return;
   }
   if (few_fit(loss)) {
     const bool keep = kept.numel() == few_kept(loss);
     dispatch_single(loss.hidden, op, [&](auto zero) {
-      rows_forward<Loss, decltype(zero)>(op, loss, losses, log_sum_exp, keep ? kept : torchlayer::kept(loss, 0));
+      rows_forward<Loss, decltype(zero)>(op, loss, losses, log_sum_exp, keep ? kept : torchlayer::kept(loss, 0),
+                                            reporter);
     });
   } else if (wide::fit(loss)) {
-    wide::forward<Loss>(op, loss, losses, log_sum_exp, kept);
+    wide::forward<Loss>(op, loss, losses, log_sum_exp, kept, reporter);
   } else {
     dispatch_floating(loss.hidden, op, [&](auto zero) {
-      blocks::forward<Loss, decltype(zero)>(op, loss, losses, log_sum_exp);
+      blocks::forward<Loss, decltype(zero)>(op, loss, losses, log_sum_exp, reporter);
     });
   }
+  close_reports(loss.hidden);
 }
 
 // Gradients from that of the losses. What the forward has not kept is computed again.
@@ -66,7 +70,7 @@ void sampled_loss_backward(const char* op, const SampledLoss& loss, const Tensor
       if (errors.numel() != few_kept(loss)) {
         errors = torchlayer::kept(loss, few_kept(loss));
         const Tensor losses = per_row(loss), log_sums = per_row(loss);
-        rows_forward<Loss, scalar_t>(op, loss, losses, &log_sums, errors);
+        rows_forward<Loss, scalar_t>(op, loss, losses, &log_sums, errors, {});
       }
       rows_backward<Loss, scalar_t>(op, loss, grad, errors, to);
     });

@@ -143,12 +143,16 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll 1
   for (int x = threadIdx.x; x < kRows * n_true; x += kThreads) {
     labels[x] = x < n_labels ? given.labels[first * n_true + x] : 0;
+    given.look_at_label(first + x / n_true, labels[x]);
   }
   bool bad_sample = false;
 #pragma unroll 1
   for (int j = threadIdx.x; j < n_sampled; j += kThreads) {
     sampled[j] = given.sampled[j];
     bad_sample |= given.is_bad(sampled[j]);
+    if (blockIdx.x == 0) {
+      given.look_at_sample(j, sampled[j]);
+    }
   }
   bad_sample = __syncthreads_or(bad_sample);
 
@@ -308,11 +312,11 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 template <typename Loss, typename scalar_t, int kRows, bool kAligned>
 void launch_forward(const char* op, const SampledLoss& loss, const Tensor& losses, const Tensor* log_sum_exp,
-                    const Tensor& kept) {
+                    const Tensor& kept, IdReporter reporter) {
   const ForwardMemory memory(kRows, static_cast<int>(loss.n_true), static_cast<int>(loss.n_sampled));
   const auto blocks = static_cast<unsigned>((loss.n_rows + kRows - 1) / kRows);
   launch_with_memory(op, loss.hidden, forward_tile<Loss, scalar_t, kRows, kAligned>, dim3(blocks), dim3(kThreads),
-                     static_cast<size_t>(memory.bytes), Given<scalar_t>(loss),
+                     static_cast<size_t>(memory.bytes), Given<scalar_t>(loss, reporter),
                      losses.template mutable_data_ptr<float>(),
                      log_sum_exp ? log_sum_exp->template mutable_data_ptr<float>() : nullptr,
                      kept.numel() ? static_cast<float*>(kept.mutable_data_ptr()) : nullptr);
@@ -324,18 +328,18 @@ void launch_forward(const char* op, const SampledLoss& loss, const Tensor& losse
 // backward needs, in float: of the samples (N, K), then of the labels (N, T).
 template <typename Loss, typename scalar_t>
 void rows_forward(const char* op, const SampledLoss& loss, const Tensor& losses, const Tensor* log_sum_exp,
-                  const Tensor& kept) {
+                  const Tensor& kept, IdReporter reporter) {
   if (loss.n_rows == 0) {
     return;
   }
   if (!few::rows_lie_on_fours<scalar_t>(loss)) {
-    few::launch_forward<Loss, scalar_t, few::kSmallTile, false>(op, loss, losses, log_sum_exp, kept);
+    few::launch_forward<Loss, scalar_t, few::kSmallTile, false>(op, loss, losses, log_sum_exp, kept, reporter);
   } else if (few::are_few_rows(loss)) {
-    few::launch_forward<Loss, scalar_t, few::kSmallTile, true>(op, loss, losses, log_sum_exp, kept);
+    few::launch_forward<Loss, scalar_t, few::kSmallTile, true>(op, loss, losses, log_sum_exp, kept, reporter);
   } else if (loss.n_sampled > few::most_samples(few::kLargeTile)) {
-    few::launch_forward<Loss, scalar_t, few::kMediumTile, true>(op, loss, losses, log_sum_exp, kept);
+    few::launch_forward<Loss, scalar_t, few::kMediumTile, true>(op, loss, losses, log_sum_exp, kept, reporter);
   } else {
-    few::launch_forward<Loss, scalar_t, few::kLargeTile, true>(op, loss, losses, log_sum_exp, kept);
+    few::launch_forward<Loss, scalar_t, few::kLargeTile, true>(op, loss, losses, log_sum_exp, kept, reporter);
   }
 }
 

@@ -78,7 +78,7 @@ void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, in
 // As sampled_loss_forward. `buffer` may be too small for anything to be kept.
 template <typename Loss>
 void forward(const char* op, const SampledLoss& loss, const Tensor& losses, const Tensor* log_sum_exp,
-             const Tensor& buffer) {
+             const Tensor& buffer, IdReporter reporter) {
   Kept kept;
   Tensor own;
   const int64_t needed = kept.lay_out(loss, buffer.mutable_data_ptr(), buffer.numel());
@@ -86,7 +86,7 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
     own = torchlayer::kept(loss, needed);
     kept.lay_out(loss, own.mutable_data_ptr(), needed);
   }
-  const Given<torch::headeronly::BFloat16> given(loss);
+  const Given<torch::headeronly::BFloat16> given(loss, reporter);
   const int n_tiles = divide_up(loss.n_sampled, kColumns), n_columns = n_tiles * kColumns;
   by_row_length(loss, [&](auto n) {
     constexpr int kRowsAWarp = decltype(n)::value;
@@ -152,7 +152,7 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
   if (buffer.numel() < needed) {  // nothing was kept
     const Tensor losses = per_row(loss), log_sums = per_row(loss);
     own = torchlayer::kept(loss, needed + std::min(kMostKept, 2 * loss.n_rows * kept.pitch));
-    forward<Loss>(op, loss, losses, &log_sums, own);
+    forward<Loss>(op, loss, losses, &log_sums, own, {});
     kept.lay_out(loss, own.mutable_data_ptr(), own.numel());
   }
 

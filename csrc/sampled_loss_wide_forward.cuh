@@ -75,6 +75,9 @@ __global__ void __launch_bounds__(32 * kWarps)
     for (int j = threadIdx.x; j < given.n_sampled; j += 32 * kWarps) {
       bad |= given.is_bad(given.sampled[j]);
     }
+    for (int j = threadIdx.x; bad && j < given.n_sampled; j += 32 * kWarps) {
+      given.look_at_sample(j, given.sampled[j]);
+    }
     bad = __syncthreads_or(bad);
     if (threadIdx.x == 0) {
       *kept.bad_sample = bad;
@@ -137,6 +140,7 @@ __global__ void __launch_bounds__(32 * kWarps)
       largest = fmaxf(largest, logit);
       kept.true_errors[at] = logit;  // for finish_losses
       kept.labels[at] = static_cast<int32_t>(given.clamp(label));
+      given.look_at_label(first + lane, label);
     }
   }
   if (lane < kRowsAWarp && first + lane < given.n_rows) {

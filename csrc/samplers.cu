@@ -5,6 +5,7 @@
 // suits the chip, and what a round draws too much is dropped. Draws are pure functions of their number: a round is
 // drawn in parallel, every draw is offered to a hash table that keeps the lowest number of each class, and a draw is
 // new if the table kept its number. Nothing depends on who comes first.
+#include "bad_ids.cuh"
 #include "launch.cuh"
 #include "samplers.h"
 
@@ -46,6 +47,8 @@ struct Request {
   int64_t* n_tries;  // -1 if max_tries were too few
   float* true_count;
   float* sampled_count;
+  int64_t n_true;  // labels of a row
+  torchlayer::IdReporter reporter;
 };
 
 struct Table {
@@ -99,6 +102,9 @@ __device__ void count_item(const Classes& classes, const Request& request, int64
   const bool is_label = i < request.n_labels;
   const int64_t id = is_label ? request.labels[i] : request.sampled[i - request.n_labels];
   const bool exists = id >= 0 && id < classes.n_classes;
+  if (is_label && !exists) {
+    request.reporter.report(torchlayer::IdArgument::kCountedLabels, i / request.n_true, id, classes.n_classes);
+  }
   const double p = exists ? classes.probability(id) : 0.0;
   // 1 - (1 - p)^n_tries; TensorFlow takes p * n_sampled where no draw was in vain
   const double count = n_tries == request.n_sampled ? p * static_cast<double>(request.n_sampled)
@@ -438,6 +444,7 @@ void search_together(const char* op, const Tensor& where, const Classes& classes
 template <typename Classes>
 Sample sample(const char* op, const Classes& classes, const Tensor& labels, const Tensor& seed, int64_t n_sampled,
               bool unique, int64_t max_tries) {
+  const torchlayer::IdReporter reporter = torchlayer::open_reports(op, labels);
   const Tensor ids = torch::stable::contiguous(labels), key = torch::stable::contiguous(seed);
   Tensor sampled = torch::stable::new_empty(labels, {n_sampled}, ScalarType::Long);
   Tensor tries = torch::stable::new_empty(labels, {}, ScalarType::Long);
@@ -451,7 +458,9 @@ Sample sample(const char* op, const Classes& classes, const Tensor& labels, cons
                         sampled.mutable_data_ptr<int64_t>(),
                         tries.mutable_data_ptr<int64_t>(),
                         true_count.mutable_data_ptr<float>(),
-                        sampled_count.mutable_data_ptr<float>()};
+                        sampled_count.mutable_data_ptr<float>(),
+                        ids.numel() > 0 && ids.dim() > 0 ? ids.numel() / ids.size(0) : 1,
+                        reporter};
   if (!unique) {
     torchlayer::launch(op, labels, draw_and_count<Classes>, dim3(blocks_for(ids.numel() + n_sampled, kThreads)),
                        dim3(kThreads), classes, request);
@@ -461,6 +470,7 @@ Sample sample(const char* op, const Classes& classes, const Tensor& labels, cons
     const auto n_guess = static_cast<int64_t>(std::min(mean + 6 * std::sqrt(mean) + 16, 1e9));
     (n_sampled <= kAlone ? search_alone<Classes> : search_together<Classes>)(op, labels, classes, request, n_guess);
   }
+  torchlayer::close_reports(labels);
   return {sampled, true_count, sampled_count, tries};
 }
 

@@ -54,7 +54,15 @@ def main() -> int:
 def report() -> list[tuple[str, str]]:
     """Name and value of each line: versions, devices, backends and why, compilers, cache, settings."""
     cpu, cuda = _backend("cpu"), _backend("cuda")
-    variables = ("TORCHLAYER_BACKEND", "TORCHLAYER_BUILD", "TORCH_CUDA_ARCH_LIST", "MAX_JOBS", "CXX", "NVCC")
+    variables = (
+        "TORCHLAYER_BACKEND",
+        "TORCHLAYER_BUILD",
+        "TORCHLAYER_CHECK",
+        "TORCH_CUDA_ARCH_LIST",
+        "MAX_JOBS",
+        "CXX",
+        "NVCC",
+    )
     settings = [f"{name}={os.environ[name]}" for name in variables if os.environ.get(name)]
     return [
         ("torchlayer", f"{__version__} in {Path(__file__).parent}"),

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from ._optimizer import LearningRate, captured_update, settle, what_a_replay_would_miss
 from ._waits import reporting_waits
+from .kernels import bad_ids
 
 _MOST_RECORDINGS = 32  # each keeps its batch and its gradients on the device
 
@@ -45,6 +46,8 @@ class TrainStep:
 
     Raises:
         ValueError: the cost is not a single number; ``autocast`` is float16.
+        IndexError: an earlier step on CUDA met a label or an id that names nothing; see
+            :func:`torchlayer.kernels.check_ids`.
 
     >>> import torch, torchlayer as tl
     >>> net = tl.layers.DenseLayer(tl.layers.InputLayer((None, 2)), n_units=1)
@@ -178,6 +181,7 @@ class TrainStep:
             held.copy_(given, non_blocking=True)
         for lr in self._lr:
             lr.refresh()
+        bad_ids.look()  # what a replay reports nobody else would see
         recording.graph.replay()
         return recording.loss.clone()  # the next replay writes over its own
 

@@ -10,6 +10,7 @@ from ._library import Backend as Backend
 from ._library import Compiled as Compiled
 from ._library import compiled as compiled
 from .adam import adam_ as adam_
+from .bad_ids import check_ids as check_ids
 from .custom import compile_library as compile_library
 from .custom import define as define
 from .discounted_sum import discounted_sum as discounted_sum

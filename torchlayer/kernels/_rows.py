@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import bad_ids
+
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -105,13 +107,13 @@ def check_number(op: str, name: str, value: float, below: float = math.inf) -> N
 
 
 def check_values(op: str, written: dict[str, Tensor], ids: Tensor, row_grads: Tensor, lr: Tensor) -> None:
-    """Refuse what only memory shows: tensors that overlap and, on a CPU, a negative rate and ids out of range."""
+    """Refuse what only memory shows: tensors that overlap and, where reading is allowed, wrong rates and ids."""
     names = list(written)
     for i, name in enumerate(names):
         for other, tensor in (*((n, written[n]) for n in names[i + 1 :]), ("row_grads", row_grads)):
             if overlap(written[name], tensor):
                 raise ValueError(f"{op} needs {name} and {other} in memory of their own, but they overlap; clone() one")
-    if ids.device.type != "cpu":
+    if not bad_ids.may_look_at(ids):
         return
     if not lr >= 0:
         raise ValueError(f"{op} needs lr of 0 or more, got {lr.item():g}")

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import bad_ids
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _MOST_KEPT = 128 * 2**20
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -149,13 +151,13 @@ def check_per_row(name: str, argument: str, value: Tensor, weight: Tensor, label
 
 
 def check_ids(name: str, argument: str, ids: Tensor, n_classes: int) -> Tensor:
-    """Which ids name no class. On a CPU none may, on a GPU nobody waits to see.
+    """Which ids name no class. On a CPU none may; on a GPU nobody waits to see, unless ``TORCHLAYER_CHECK=1`` asks.
 
     Raises:
         IndexError: the first of them, with its row.
     """
     bad = (ids < 0) | (ids >= n_classes)
-    if ids.device.type == "cpu" and bool(bad.any()):
+    if bad_ids.may_look_at(ids) and bool(bad.any()):
         at = bad.nonzero()[0]
         raise IndexError(f"{name} needs {argument} from 0 to {n_classes - 1}, got {ids[tuple(at)]} in row {at[0]}")
     return bad

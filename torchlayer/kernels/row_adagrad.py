@@ -30,7 +30,8 @@ def row_adagrad_(
         float32 or float64.
 
     Raises:
-        IndexError: an id lies outside ``[0, V)`` (on a CPU; on CUDA it turns a row into NaN, since looking would wait).
+        IndexError: an id lies outside ``[0, V)``. On CUDA, where looking would wait, it turns a row into NaN, and the
+            next call raises, or :func:`check_ids`.
         ValueError: shapes, devices, strides or a number do not fit; two of the tensors share memory.
         TypeError: a dtype does not fit.
         RuntimeError: a gradient is required, outside ``torch.no_grad()``.

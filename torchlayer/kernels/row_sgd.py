@@ -22,7 +22,8 @@ def row_sgd_(weight: Tensor, ids: Tensor, row_grads: Tensor, lr: float | Tensor)
         distinct for sure; row_grads ``(M, D)`` or ``(M,)`` in the dtype of weight; lr ``()`` float32 or float64.
 
     Raises:
-        IndexError: an id lies outside ``[0, V)`` (on a CPU; on CUDA it turns a row into NaN, since looking would wait).
+        IndexError: an id lies outside ``[0, V)``. On CUDA, where looking would wait, it turns a row into NaN, and the
+            next call raises, or :func:`check_ids`.
         ValueError: shapes, devices, strides or a number do not fit; weight and row_grads share memory.
         TypeError: a dtype does not fit.
         RuntimeError: a gradient is required, outside ``torch.no_grad()``.

@@ -67,8 +67,8 @@ def sampled_softmax_loss(
         Under autocast ``hidden`` is taken in ``weight``'s dtype.
 
     Raises:
-        IndexError: a label or sample lies outside ``[0, V)``. On a GPU the row's loss is NaN instead, and its
-            gradients are zero.
+        IndexError: a label or sample lies outside ``[0, V)``. On a GPU this call does not raise: the row's loss is NaN,
+            its gradients are zero, and the next call raises, or :func:`check_ids`. A bad sample does so to all rows.
         TypeError: no tensor, or a dtype that is not allowed or not shared.
         ValueError: shapes or devices that do not fit, no class, feature, label or sample, an unknown reduction.
 

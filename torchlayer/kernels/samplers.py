@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _sampler_ops as _sampler_ops
+from . import bad_ids
 
 _MOST_CLASSES = 2**40  # beyond, 53 random bits no longer reach every class
 _MOST_TRIES = 2**27  # some seconds: classes so rare are not worth the wait
@@ -52,8 +53,8 @@ def log_uniform_sampler(
         ``(*)``, ``(K,)`` with ``K = n_sampled``.
 
     Raises:
-        IndexError: a label lies outside ``[0, n_classes)``, on a CPU. On CUDA and inside ``torch.compile`` its expected
-            count is NaN instead, and so is its row's loss.
+        IndexError: a label lies outside ``[0, n_classes)``. On CUDA its expected count is NaN, and so is its row's
+            loss, and the next call raises, or :func:`check_ids`; inside ``torch.compile`` on a CPU none does.
         TypeError: labels or seed are of the wrong kind.
         ValueError: more distinct classes are wanted than there are; a number out of range; seed on another device.
         RuntimeError: 2^27 draws do not find that many distinct classes, on a CPU. On CUDA, where nobody looks,
@@ -308,8 +309,8 @@ def _check(
 
 
 def _may_look(ids: Tensor) -> bool:
-    """Whether reading values makes nobody wait and breaks no graph."""
-    return ids.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether reading values makes nobody wait who did not ask for it, and breaks no graph."""
+    return not torch.compiler.is_compiling() and bad_ids.may_look_at(ids)
 
 
 def _first(ids: Tensor, bad: Tensor) -> tuple[int | tuple[int, ...], int]:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from ..kernels import bad_ids
 from ..step import TrainStep
 from .data import as_generator, checked, chunk_steps, placed
 from .evaluate import Metric, device_of, measure, modes_kept
@@ -79,6 +80,7 @@ def fit(
     Raises:
         ValueError: data are empty, of different lengths, smaller than a batch, or hold NaN or infinity.
         FloatingPointError: the training loss is no longer finite.
+        IndexError: a sampled loss met a label that names no class, or a row optimiser an id that names no row.
         KeyboardInterrupt: Ctrl-C; the steps in flight (at most 32) are finished, the best weights so far are put back,
             the checkpoint is written, then the interrupt goes on. SIGTERM does the same and exits with 143.
 
@@ -134,6 +136,7 @@ def fit(
                 if signals:
                     _interrupted(run, signals[0], say)
             loss = run.end_epoch(n_steps)
+            bad_ids.look()  # of this epoch: its last loss has been read
             seconds = time.perf_counter() - epoch_started
             if scheduler is not None:
                 scheduler.step()
