@@ -1,4 +1,4 @@
-"""How steps are timed beside each other: as calls and, on a GPU, as replays of a CUDA graph, the caches warm or cold."""
+"""How steps are timed beside each other: as calls and, on a GPU, as replays of a CUDA graph, caches warm or cold."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def measure(
 ) -> dict[str, Times]:
     """Times of all steps, in turns: each round measures every step in every way.
 
-    A step that needs long has fewer rounds, as many as fit in ``seconds`` and at least three. All steps have run before.
+    A step that needs long has fewer rounds, as many as fit in ``seconds`` and at least three. All have run before.
     """
     flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device) if graphs else None
     first = {name: wall_us(step, device) for name, step in steps.items()}

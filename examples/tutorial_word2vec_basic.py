@@ -63,7 +63,7 @@ def find(data, *names):
 
 def load_words(data):
     path = Path(data) if data and Path(data).is_file() else find(data, "text8.zip", "text8", "wiki8.xz")
-    if data and path is None:
+    if data and (path is None or not Path(data).exists()):
         raise SystemExit(f"{data} is no text, and no folder with text8.zip or wiki8.xz in it")
     words = tl.files.load_docstrings_dataset() if path is None else tl.files.load_matt_mahoney_text8_dataset(path)
     print(f"Corpus: {path or 'the docstrings on this machine'}, {len(words)} words")
@@ -210,6 +210,8 @@ def similarity(table, dictionary, path):
     """Spearman's correlation of cosines with people's scores, over the pairs whose words are both known."""
     rows = [line.lower().split() for line in path.read_text().splitlines()]
     known = [(dictionary[a], dictionary[b], float(s)) for a, b, s in rows if a in dictionary and b in dictionary]
+    if len(known) < 2:
+        return float("nan")
     a, b = (torch.tensor([row[i] for row in known], device=table.device) for i in range(2))
     cosines = (table[a] * table[b]).sum(1).cpu().numpy()
     return float(np.corrcoef(ranks(cosines), ranks([score for *_, score in known]))[0, 1])

@@ -52,7 +52,8 @@ def test_every_mnist_variant_runs_draws_and_saves(tmp_path):
 
 
 @pytest.mark.parametrize(("model", "stem"), [("one", "model_word2vec_50k_128"), ("fast", "model_word2vec_fast")])
-def test_word2vec_trains_scores_saves_and_resumes(model, stem, tmp_path):
+def test_word2vec_trains_scores_saves_and_resumes(model, stem, tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHLAYER_DATA", raising=False)  # where there are more texts and word lists
     script = next(p for p in EXAMPLES if p.stem == "tutorial_word2vec_basic")
     (tmp_path / "wordsim").mkdir()
     (tmp_path / "wordsim" / "questions-words.txt").write_text(": some\nThe of and to\nis in a for\nthe zyzzyva a b\n")
@@ -91,7 +92,8 @@ def test_word2vec_says_what_is_wrong_with_a_text(text, flags, error, tmp_path):
     assert error in done.stderr
 
 
-def test_word2vec_needs_a_text_where_it_is_told_to_look(tmp_path):
+def test_word2vec_needs_a_text_where_it_is_told_to_look(tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHLAYER_DATA", raising=False)
     script = next(p for p in EXAMPLES if p.stem == "tutorial_word2vec_basic")
     done = subprocess.run([sys.executable, script, "--data", "nowhere"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
