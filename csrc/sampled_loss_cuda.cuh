@@ -32,8 +32,8 @@ inline void check_sizes(const char* op, const SampledLoss& loss) {
                   op, " takes up to 2^31 - 1 rows, labels a row, samples and features on CUDA");
 }
 
-// Losses (N,) and, if the loss is normalised, the logarithms (N,) of its sums; and `kept`, as far as it goes. Raises what
-// an earlier call has reported.
+// Losses (N,) and, if the loss is normalised, the logarithms (N,) of its sums; and `kept`, as far as it goes.
+// Raises what an earlier call has reported.
 template <typename Loss>
 void sampled_loss_forward(const char* op, const SampledLoss& loss, const Tensor& losses, const Tensor* log_sum_exp,
                           const Tensor& kept) {
