@@ -60,7 +60,8 @@ def capture(step: Step) -> Captured:
         return Captured(None, None, f"waits for the device ({describe(error)})")
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        # the outer block puts the stream back where a capture that cannot be ended does not
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
             result = step()
     except Exception as error:  # the reason is the row's result, whatever it is
         torch.cuda.synchronize()
