@@ -105,17 +105,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help="what needs torch.compile; not with --quick if not given",
+        help="what torch.compile makes; if not given, --quick alone leaves it out",
     )
     parser.add_argument("--rounds", type=int, default=30, help="repetitions of each figure")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure; a slow one is repeated less")
     parser.add_argument("--tf32", action="store_true", help="let products of float32 run in TF32, everybody's")
     parser.add_argument("--json", type=Path, help="write all figures there")
     arguments = parser.parse_args(argv)
+    if arguments.compile is None:
+        arguments.compile = bool(arguments.contenders) or not arguments.quick
     arguments.labels = arguments.labels or (LABELS[:1] if arguments.quick else LABELS)
     arguments.contenders = arguments.contenders or (QUICK if arguments.quick else [])
-    if arguments.compile is None:
-        arguments.compile = not arguments.quick
     known = CUDA if arguments.device == "cuda" else CPU
     unknown = set(arguments.only) - set(known)
     if unknown:
