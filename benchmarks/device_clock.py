@@ -57,14 +57,15 @@ def capture(step: Step) -> Captured:
         _warm_up(step)
     except RuntimeError as error:
         torch.cuda.synchronize()
-        return Captured(None, None, f"waits for the device ({_first_line(error)})")
+        return Captured(None, None, f"waits for the device ({describe(error)})")
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        # the outer block puts the stream back where a capture that cannot be ended does not
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
             result = step()
     except Exception as error:  # the reason is the row's result, whatever it is
         torch.cuda.synchronize()
-        return Captured(None, None, f"not captured ({type(error).__name__}: {_first_line(error)})")
+        return Captured(None, None, f"not captured ({describe(error)})")
     return Captured(graph, result, "")
 
 
@@ -84,8 +85,9 @@ def _warm_up(step: Step) -> None:
     torch.cuda.synchronize()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:120]
+def describe(error: Exception) -> str:
+    """Its kind and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
 
 
 def measure(
@@ -94,34 +96,53 @@ def measure(
     device: str,
     rounds: int = 30,
     seconds: float = 2.0,
-) -> dict[str, Times]:
-    """Times of all steps, in turns: each round measures every step in every way.
+) -> tuple[dict[str, Times], dict[str, str]]:
+    """Times of all steps, in turns: each round measures every step in every way. Also what failed, by name, and how.
 
     A step that needs long has fewer rounds, as many as fit in ``seconds`` and at least three. All have run before.
     """
     flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device) if graphs else None
-    first = {name: wall_us(step, device) for name, step in steps.items()}
-    n_rounds = {name: max(3, min(rounds, int(1e6 * seconds / us))) for name, us in first.items()}
-    n_replays = {name: max(2, min(20, int(500 / _hot(graph, 1)))) for name, graph in graphs.items()}
-    samples: dict[str, dict[str, list[float]]] = {name: {} for name in steps}
+    n_rounds, n_replays = {}, {}
+    samples: dict[str, dict[str, list[float]]] = {}
+    failures: dict[str, str] = {}
+    for name, step in steps.items():
+        try:
+            n_rounds[name] = max(3, min(rounds, int(1e6 * seconds / wall_us(step, device))))
+            if name in graphs:
+                n_replays[name] = max(2, min(20, int(500 / _hot(graphs[name], 1))))
+        except Exception as error:  # its own row says so; the others go on
+            failures[name] = describe(error)
     gc.collect()
     gc.disable()
     try:
         for i in range(max(n_rounds.values(), default=0)):
             for name, step in steps.items():
-                if i >= n_rounds[name]:
+                if name in failures or i >= n_rounds[name]:
                     continue
-                taken = {"wall": wall_us(step, device)}
-                if device == "cuda":
-                    taken["device"] = _queued(step, taken["wall"])
-                if name in graphs and flush is not None:
-                    taken["hot"] = _hot(graphs[name], n_replays[name])
-                    taken["cold"] = _cold(graphs[name], flush)
+                try:
+                    taken = _once(step, graphs.get(name), n_replays.get(name, 0), device, flush)
+                except Exception as error:
+                    failures[name] = describe(error)
+                    continue
                 for kind, us in taken.items():
-                    samples[name].setdefault(kind, []).append(us)
+                    samples.setdefault(name, {}).setdefault(kind, []).append(us)
     finally:
         gc.enable()
-    return {name: Times(**{kind: spread(us) for kind, us in mine.items()}) for name, mine in samples.items()}
+    times = {name: Times(**{kind: spread(us) for kind, us in mine.items()}) for name, mine in samples.items()}
+    return {name: mine for name, mine in times.items() if name not in failures}, failures
+
+
+def _once(
+    step: Step, graph: torch.cuda.CUDAGraph | None, n_replays: int, device: str, flush: torch.Tensor | None
+) -> dict[str, float]:
+    """One round's figures of one step."""
+    taken = {"wall": wall_us(step, device)}
+    if device == "cuda":
+        taken["device"] = _queued(step, taken["wall"])
+    if graph is not None and flush is not None:
+        taken["hot"] = _hot(graph, n_replays)
+        taken["cold"] = _cold(graph, flush)
+    return taken
 
 
 def spread(values: list[float]) -> Spread:

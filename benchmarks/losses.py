@@ -1,6 +1,7 @@
 """Sampled softmax and NCE, forward and backward: ours, plain PyTorch dense, sparse and compiled, and full softmaxes.
 
-python benchmarks/losses.py                                   # on a GPU all of it, minutes; --quick for a first look
+python benchmarks/losses.py                                   # on a GPU all of it, many minutes
+python benchmarks/losses.py --quick --json losses.json        # on a GPU about a minute, without what has to be compiled
 python benchmarks/losses.py --device cpu --threads 1 --labels zipf
 python benchmarks/losses.py --only a128 c --losses softmax --contenders ours "rows by hand" --json losses.json
 """
@@ -12,12 +13,13 @@ import gc
 import json
 import sys
 import time
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from device_clock import capture, measure, memory
+from device_clock import capture, describe, measure, memory
 from losses_cases import CPU, CUDA, LABELS, Case, Problem, problem, work
 from losses_check import Exact, errors, exact, full_errors
 from losses_contenders import Contender, contenders
@@ -26,19 +28,19 @@ from roofs import measure_roofs
 
 from torchlayer.kernels import compiled
 
-QUICK = ["ours", "eager"]
+QUICK = ["ours, sparse", "ours, row gradients", "eager", "rows by hand"]
 _FP32_LIMIT = 1e-5
 
 
 def run_problem(
-    name: str, case: Case, loss: str, labels: str, arguments: argparse.Namespace
-) -> tuple[list[Record], tuple[float, float, int]]:
-    """Check and time every contender at one problem; also the work that it needs at least."""
+    name: str, case: Case, loss: str, labels: str, arguments: argparse.Namespace, records: list[Record]
+) -> tuple[float, float, int]:
+    """Check and time every contender at one problem, a record each; returns the work that it needs at least."""
     device = arguments.device
     p = problem(case, device, labels)
     right = exact(p, loss)
-    records, steps, graphs, held = [], {}, {}, []
-    for row in contenders(p, case, loss, arguments.contenders):
+    steps, graphs, held = {}, {}, []
+    for row in contenders(p, case, loss, arguments.contenders, arguments.compile):
         record = Record(name, loss, labels, row.name, row.gradient, reason=row.reason)
         records.append(record)
         if row.step is None:
@@ -46,27 +48,28 @@ def run_problem(
         try:
             record.errors = check(row, p, right)
             record.memory = memory(row.step, device)
+            steps[row.name] = row.step
+            if device == "cuda" and row.gradient != "full":  # a full softmax is long enough to hide its launches
+                captured = capture(row.step)
+                record.reason = captured.reason
+                if captured.graph is not None:
+                    captured.graph.replay()
+                    replayed = errors(captured.result, right)
+                    record.errors = {k: max(e, replayed[k], key=lambda x: x.norm) for k, e in record.errors.items()}
+                    graphs[row.name] = captured.graph
+                    held.append(captured.result)  # a replay writes there
         except Exception as error:  # a contender that fails is a row that says how
-            lines = str(error).strip().splitlines() or [""]
-            record.reason = f"raised {type(error).__name__}: {lines[0][:120]}"
-            release(p)
-            continue
-        steps[row.name] = row.step
-        if device == "cuda" and row.gradient != "full":  # a full softmax is long enough to hide its launches
-            captured = capture(row.step)
-            record.reason = captured.reason
-            if captured.graph is not None:
-                captured.graph.replay()
-                replayed = errors(captured.result, right)
-                record.errors = {k: max(e, replayed[k], key=lambda x: x.norm) for k, e in record.errors.items()}
-                graphs[row.name] = captured.graph
-                held.append(captured.result)  # a replay writes there
+            record.reason = f"raised {describe(error)}"
+        if record.reason:
+            release(p)  # here, where the error's frames are gone
     del right
     release(p)
-    times = measure(steps, graphs, device, arguments.rounds, arguments.seconds)
-    for record in records:
+    times, failures = measure(steps, graphs, device, arguments.rounds, arguments.seconds)
+    for record in (r for r in records if r.problem == (name, loss, labels)):
         record.times = times.get(record.contender)
-    return records, work(case, p.labels)
+        if record.contender in failures:
+            record.reason = f"raised {failures[record.contender]}"
+    return work(case, p.labels)
 
 
 def check(row: Contender, p: Problem, right: Exact) -> dict[str, Any]:
@@ -84,8 +87,9 @@ def release(p: Problem) -> None:
         leaf.grad = None
     gc.collect()
     if p.weight.is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a device that has failed says so again to whatever runs next, which reports it
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -97,12 +101,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--losses", nargs="+", default=["softmax", "nce"], choices=["softmax", "nce"])
     parser.add_argument("--labels", nargs="+", choices=LABELS, help="both if not given")
     parser.add_argument("--contenders", nargs="+", help="those whose names hold one of these")
-    parser.add_argument("--quick", action="store_true", help=f"labels zipf, contenders {' '.join(QUICK)} if not given")
+    parser.add_argument("--quick", action="store_true", help="labels by Zipf's law, few contenders, no compiling")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="what torch.compile makes; if not given, --quick alone leaves it out",
+    )
     parser.add_argument("--rounds", type=int, default=30, help="repetitions of each figure")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure; a slow one is repeated less")
     parser.add_argument("--tf32", action="store_true", help="let products of float32 run in TF32, everybody's")
     parser.add_argument("--json", type=Path, help="write all figures there")
     arguments = parser.parse_args(argv)
+    if arguments.compile is None:
+        arguments.compile = bool(arguments.contenders) or not arguments.quick
     arguments.labels = arguments.labels or (LABELS[:1] if arguments.quick else LABELS)
     arguments.contenders = arguments.contenders or (QUICK if arguments.quick else [])
     known = CUDA if arguments.device == "cuda" else CPU
@@ -134,32 +145,37 @@ def main(argv: list[str] | None = None) -> int:
     floors: dict[tuple[str, str, str], float] = {}
     cases = CUDA if device == "cuda" else CPU
     for name, loss in product(arguments.only or cases, arguments.losses):
-        if any("torch.compile" in row for row in arguments.contenders) or not arguments.contenders:
+        if arguments.compile:
             torch._dynamo.reset()  # it would rather run eagerly than compile one function for a ninth size
         for labels in arguments.labels:
-            case, start = cases[name], time.perf_counter()
-            mine, needed = run_problem(name, case, loss, labels, arguments)
+            case, start, mine = cases[name], time.perf_counter(), []
+            try:
+                needed = run_problem(name, case, loss, labels, arguments, mine)
+            except Exception as error:  # a problem that cannot be set up is a row that says why
+                needed = None
+                mine.append(Record(name, loss, labels, "all", "", reason=f"raised {describe(error)}"))
+            gc.collect()
             records += mine
-            print(f"{name} {loss} {labels}: {case}, {time.perf_counter() - start:.0f} s")
+            print(f"{name} {loss} {labels}: {case}, {time.perf_counter() - start:.1f} s")
             limit = 1e-2 if arguments.tf32 else _FP32_LIMIT
             print("\n".join(accuracy(mine, (name, loss, labels), str(case.dtype)[6:], limit)), flush=True)
-            if roofs:
+            if roofs and needed:
                 floors[name, loss, labels] = roofs.floor_us(*needed[:2], case.dtype, needed[2])
 
-    if arguments.json:
-        everything = {
-            "device": machine,
-            "torch": torch.__version__,
-            "torchlayer": list(backend),
-            "roofs": roofs._asdict() if roofs else None,
-            "floors_us": {" ".join(problem): us for problem, us in floors.items()},
-            "records": [as_json(record) for record in records],
-        }
-        arguments.json.write_text(json.dumps(everything, indent=1))
+            if arguments.json:  # again after each problem: a run that is ended early leaves what it has
+                everything = {
+                    "device": machine,
+                    "torch": torch.__version__,
+                    "torchlayer": list(backend),
+                    "roofs": roofs._asdict() if roofs else None,
+                    "floors_us": {" ".join(problem): us for problem, us in floors.items()},
+                    "records": [as_json(record) for record in records],
+                }
+                arguments.json.write_text(json.dumps(everything, indent=1))
     print("\n".join(["", *figures(records, device)]))
     if floors:
         print("\n".join(["", *goal_lines(records, floors)]))
-    failed = [r for r in records if r.contender.startswith("ours") and (r.is_wrong or not r.errors)]
+    failed = [r for r in records if r.contender.startswith(("ours", "all")) and (r.is_wrong or not r.errors)]
     for record in failed:
         print(f"{' '.join(record.problem)}, {record.contender}: wrong. {record.reason}", file=sys.stderr)
     return int(bool(failed))

@@ -86,15 +86,18 @@ def goals(name: str, loss: str) -> Goals | None:
 
 def problem(case: Case, device: str, labels_by: str = "zipf") -> Problem:
     """Labels by Zipf's law, as words come, or all classes alike; candidates by Zipf's law in both."""
-    weight = torch.randn(case.v, case.d, device=device, dtype=case.dtype).mul_(case.d**-0.5).requires_grad_()
-    bias = torch.randn(case.v, device=device, dtype=case.dtype).mul_(0.1).requires_grad_()
-    hidden = torch.randn(case.n, case.d, device=device, dtype=case.dtype, requires_grad=True)
+    # not torch's own generator, which a graph whose capture failed may leave unusable
+    kind = {"device": device, "dtype": case.dtype, "generator": torch.Generator(device).manual_seed(0)}
+    weight = torch.randn(case.v, case.d, **kind).mul_(case.d**-0.5).requires_grad_()
+    bias = torch.randn(case.v, **kind).mul_(0.1).requires_grad_()
+    hidden = torch.randn(case.n, case.d, **kind).requires_grad_()
+    seeds = torch.arange(4, device=device).view(2, 2)
     if labels_by == "zipf":
         nothing = torch.zeros(1, dtype=torch.int64, device=device)
-        labels = log_uniform_sampler(nothing, case.n, case.v, unique=False).sampled
+        labels = log_uniform_sampler(nothing, case.n, case.v, unique=False, seed=seeds[0]).sampled
     else:
-        labels = torch.randint(case.v, (case.n,), device=device)
-    return Problem(weight, bias, hidden, labels, *log_uniform_sampler(labels, case.k, case.v))
+        labels = torch.randint(case.v, (case.n,), device=device, generator=kind["generator"])
+    return Problem(weight, bias, hidden, labels, *log_uniform_sampler(labels, case.k, case.v, seed=seeds[1]))
 
 
 def work(case: Case, labels: Tensor) -> tuple[float, float, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from losses_cases import Case, Problem
@@ -47,8 +47,8 @@ class Contender(NamedTuple):
         return self.name.startswith("ours")
 
 
-def contenders(p: Problem, case: Case, loss: str, wanted: list[str]) -> list[Contender]:
-    """Those whose names hold one of ``wanted``, all if it is empty."""
+def contenders(p: Problem, case: Case, loss: str, wanted: list[str], with_compile: bool = True) -> list[Contender]:
+    """Those whose names hold one of ``wanted``, all if it is empty; with those of ``torch.compile`` or without."""
     rows = [
         Contender("ours, row gradients", op(p, loss, "overload"), "rows"),
         Contender("ours, sparse", lambda: backward(p, ours(p, loss, True)), "sparse"),
@@ -56,8 +56,10 @@ def contenders(p: Problem, case: Case, loss: str, wanted: list[str]) -> list[Con
         Contender("reference, row gradients", op(p, loss, "reference"), "rows"),
         Contender("eager, sparse", lambda: backward(p, composite(p, loss, True)), "sparse"),
         Contender("eager, dense", lambda: backward(p, composite(p, loss, False)), "dense"),
-        *compiled(p, loss),
+        Contender("eager, rows by hand", lambda: rows_by_hand(p, loss, by_hand), "rows"),
     ]
+    if with_compile:
+        rows += compiled(p, loss)
     if loss == "softmax":
         rows += full(p, case)
     return [row for row in rows if not wanted or any(part in row.name for part in wanted)]
@@ -117,15 +119,17 @@ def compiled(p: Problem, loss: str) -> list[Contender]:
         rows, biases = ([(p.sampled, a), (p.labels, b)] for a, b in ((d_noise, d_true), (d_noise_bias, d_true_bias)))
         return Result(losses.detach(), d_hidden, rows, biases)
 
-    def rows_by_hand() -> Result:
-        with torch.no_grad():
-            return Result(*formulas(*p, loss))
-
     return [
         Contender("torch.compile, dense", lambda: backward(p, whole(p, loss, False)), "dense"),
         Contender("torch.compile, rows by autograd", rows_by_autograd, "rows"),
-        Contender("torch.compile, rows by hand", rows_by_hand, "rows"),
+        Contender("torch.compile, rows by hand", lambda: rows_by_hand(p, loss, formulas), "rows"),
     ]
+
+
+def rows_by_hand(p: Problem, loss: str, formulas: Callable[..., Any]) -> Result:
+    """The composite whose gradients are written out, for the rows alone."""
+    with torch.no_grad():
+        return Result(*formulas(*p, loss))
 
 
 def full(p: Problem, case: Case) -> list[Contender]:

@@ -53,7 +53,9 @@ def as_json(record: Record) -> dict[str, Any]:
 
 
 def figures(records: list[Record], device: str) -> list[str]:
-    """A line a record. The ratio is to ours with the same kind of gradient, in the last column that both have."""
+    """A line a record. The ratio is to ours with the same kind of gradient, or with sparse ones if that was not run,
+    and is one of replays where there are graphs.
+    """
     columns = ["error", "call us", "lowest"]
     if device == "cuda":
         columns = ["error", "call us", "device us", "hot us", "cold us"]
@@ -67,7 +69,7 @@ def figures(records: list[Record], device: str) -> list[str]:
             cells += [f"{record.times.wall.median:.1f}", f"{record.times.wall.lowest:.1f}"]
         if record.times and record.memory:
             kind = {"rows": "ours, row gradients", "dense": "ours, dense"}.get(record.gradient, "ours, sparse")
-            own = find(records, record.problem, kind)
+            own = find(records, record.problem, kind) or find(records, record.problem, "ours, sparse")
             ratio = record.times.best() / own.times.best() if own and own.times else float("nan")
             cells += [f"{ratio:.2f}", *(f"{mib:.0f}" for mib in record.memory)]
         row = f"{record.case:<6}{record.loss:<9}{record.labels:<9}{record.contender:<36}"
