@@ -20,10 +20,13 @@ from pathlib import Path
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 PLANTED = {  # what each tool is there to find
     "memcheck": "__global__ void bug(int* x) { x[threadIdx.x + (1 << 20)] = 1; }",
-    "racecheck": "__global__ void bug(int* x) { __shared__ int s; s = threadIdx.x; x[threadIdx.x] = s; }",
+    # one warp reads what the other one writes, and neither waits
+    "racecheck": "__global__ void bug(int* x) { __shared__ int s[64]; s[threadIdx.x] = x[threadIdx.x]; "
+    "x[threadIdx.x] = s[63 - threadIdx.x]; }",
     "initcheck": "__global__ void bug(int* x) { x[threadIdx.x] = x[threadIdx.x + 64] + 1; }",
-    "synccheck": "__global__ void bug(int* x) { if (threadIdx.x < 40) __syncwarp(0xffffffff); "
-    "if (threadIdx.x < 7) __syncthreads(); x[threadIdx.x] = 1; }",
+    # each lane waits for the other half of its warp, not for itself
+    "synccheck": "__global__ void bug(int* x) { "
+    "__syncwarp(threadIdx.x % 32 < 16 ? 0xffff0000u : 0x0000ffffu); x[threadIdx.x] = 1; }",
 }
 MAIN = """
 int main() {

@@ -409,11 +409,26 @@ def test_n_steps_reads_the_first_steps():
     torch.testing.assert_close(layer(x), y[:, :3])
 
 
+@pytest.mark.parametrize("cell", [LSTM, L.GRUCell], **by_name)
+def test_several_cells_of_one_layer_are_layers_on_top_of_each_other(cell):
+    deep, x = L.RNNLayer(cell_fn=cell, n_hidden=4, n_layer=2), torch.randn(2, 5, 3)
+    y, ends = deep.step(x)
+    lower, upper = (L.RNNLayer(cell_fn=cell, n_hidden=4) for _ in range(2))
+    for layer, own, width in ((lower, deep.cells[0], 3), (upper, deep.cells[1], 4)):
+        layer.ensure_built((2, 5, width))
+        layer.cells[0].load_state_dict(own.state_dict())
+    between, lower_end = lower.step(x)
+    top, upper_end = upper.step(between)
+    torch.testing.assert_close(y, top)
+    torch.testing.assert_close(ends, (lower_end, upper_end))
+
+
+@pytest.mark.parametrize("make", [L.RNNLayer, L.DynamicRNNLayer], **by_name)
 @pytest.mark.parametrize("activation", [torch.tanh, tanh], ids=["fused", "looped"])
-def test_dropout_keeps_what_it_says_and_scales_it(activation):
+def test_dropout_keeps_what_it_says_and_scales_it(activation, make):
     torch.manual_seed(0)
     args = {"activation": activation}
-    layer = L.DynamicRNNLayer(cell_fn=LSTM, cell_init_args=args, n_hidden=50, n_layer=2, dropout=(0.9, 0.5))
+    layer = make(cell_fn=LSTM, cell_init_args=args, n_hidden=50, n_layer=2, dropout=(0.9, 0.5))
     x = torch.randn(40, 20, 10)
     dropped = layer(x)
     layer.eval()
@@ -564,6 +579,8 @@ STACKING = [
     (lambda n: L.RNNLayer(n, nn.Identity), D3, TypeError, r"cell_fn makes cells, got Identity; take .* subclass"),
     (lambda n: L.RNNLayer(n, LSTM, n_hidden=0), D3, ValueError, "at least 1 unit, got num_units=0"),
     (lambda n: L.DynamicRNNLayer(n, LSTM, n_layer=0), D3, ValueError, "at least 1, got 0"),
+    (lambda n: L.RNNLayer(n, LSTM, n_layer=0), D3, ValueError, "at least 1, got 0"),
+    (lambda n: L.RNNLayer(n, LSTM, dropout=1.5), D3, ValueError, r"a probability of keeping, in \(0, 1\], .* got 1.5"),
     (lambda n: L.DynamicRNNLayer(n, LSTM, dropout=1.5), D3, ValueError, r"in \(0, 1\], or two .* got 1.5"),
     (lambda n: L.DynamicRNNLayer(n, LSTM, dropout=(1, 0)), D3, ValueError, r"got \(1, 0\)"),
     (lambda n: L.DynamicRNNLayer(n, LSTM, dropout=(1, 1, 1)), D3, ValueError, r"got \(1, 1, 1\)"),

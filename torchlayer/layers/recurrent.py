@@ -155,7 +155,7 @@ class Recurrent(Layer):
 
 
 class RNNLayer(Recurrent):
-    """A cell that reads a sequence step by step.
+    """A cell, or several on top of each other, that read a sequence step by step.
 
     Args:
         cell_fn: makes the cell, called with ``n_hidden`` and ``cell_init_args``: ``tl.layers.BasicLSTMCell``,
@@ -165,6 +165,10 @@ class RNNLayer(Recurrent):
         initial_state: begin at this state instead of zero.
         return_last: give the last output only.
         return_seq_2d: give all outputs as ``(N * T, H)``, the steps of one sequence below each other.
+        dropout: the probability of keeping, while training, what enters and what leaves each cell: one number, or
+            ``(input, output)``. ``None`` keeps all.
+        n_layer: the number of cells on top of each other. On a GPU they run as one call of cuDNN, in which the second
+            cell reads a step while the first computes the next; between them it draws the dropout from its own stream.
 
     Shape:
         ``(N, T, D) -> (N, T, H)``, or ``(N, H)`` with ``return_last``, or ``(N * T, H)`` with ``return_seq_2d``.
@@ -194,8 +198,13 @@ class RNNLayer(Recurrent):
         return_last: bool = False,
         return_seq_2d: bool = False,
         name: str | None = None,
+        *,
+        dropout: float | Sequence[float] | None = None,
+        n_layer: int = 1,
     ):
-        super().__init__(cell_fn, cell_init_args, n_hidden, initializer, None, 1, return_last, return_seq_2d, name)
+        super().__init__(
+            cell_fn, cell_init_args, n_hidden, initializer, dropout, n_layer, return_last, return_seq_2d, name
+        )
         self.n_steps = n_steps
         self.initial_state = initial_state
 

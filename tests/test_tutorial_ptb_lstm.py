@@ -1,0 +1,187 @@
+"""The language model's script: what it computes, beside a loop written by hand, and what it leaves."""
+
+import math
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import torchlayer as tl
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "tutorial_ptb_lstm.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    return SimpleNamespace(**runpy.run_path(str(SCRIPT), run_name="imported"))
+
+
+@pytest.fixture
+def tiny(script):
+    """A model of 30 words that drops nothing; its clip and rate are high, so that each of them shows."""
+    return script.Config(size=8, num_steps=5, n_epoch=1, lr=2.0, clip=0.5, init_scale=0.3)
+
+
+def run(*flags, cwd):
+    command = [sys.executable, "-W", "error", SCRIPT, *flags]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.parametrize(("name", "n_params"), [("small", 4_651_600), ("medium", 19_775_200), ("large", 66_022_000)])
+def test_models_have_the_originals_number_of_parameters(name, n_params, script):
+    with torch.device("meta"):
+        parts = script.build(script.MODELS[name], 10_000)
+    assert sum(p.numel() for part in parts for p in part.parameters()) == n_params
+
+
+@pytest.mark.parametrize("name", ["small", "medium", "large"])
+def test_all_begins_uniform_but_the_cells_biases(name, script):
+    config = script.MODELS[name]._replace(size=64)
+    net, softmax = script.build(config, 500)
+    cells = net.basic_lstm_layer.cells
+    uniform = [net.embedding_layer.embeddings, softmax.weight, softmax.bias]
+    uniform += [w for cell in cells for w in (cell.weight_ih, cell.weight_hh)]
+    for weight in uniform:
+        assert 0.95 * config.init_scale < weight.abs().max() <= config.init_scale
+        assert weight.std().item() == pytest.approx(config.init_scale / math.sqrt(3), rel=0.1)
+    for cell in cells:
+        assert not cell.bias_ih.any()
+        assert not cell.bias_hh.any()  # where a forget bias would be
+
+
+@pytest.mark.parametrize(
+    ("name", "n_full", "then", "last"),
+    [("small", 5, 0.5, 0.00390625), ("medium", 7, 0.8, 0.000792), ("large", 15, 1 / 1.15, 0.003733)],
+)
+def test_rates_are_the_originals(name, n_full, then, last, script):
+    config = script.MODELS[name]
+    rates = [script.rate(config, epoch) for epoch in range(config.n_epoch)]
+    assert rates[: n_full + 1] == [1.0] * n_full + [then]
+    assert rates[-1] == pytest.approx(last, rel=1e-3)
+
+
+def by_hand(net, softmax, config, ids, batch_size):
+    """The same epoch with nn.LSTM: the summed loss over the batch, one clip for all, plain descent."""
+    lstm = nn.LSTM(config.size, config.size, 2, batch_first=True)
+    for i, cell in enumerate(net.basic_lstm_layer.cells):
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            getattr(lstm, f"{kind}_l{i}").data = getattr(cell, kind).detach().clone()
+        getattr(lstm, f"bias_hh_l{i}").requires_grad_(False)
+    table, w, b = (p.detach().clone() for p in (net.embedding_layer.embeddings, softmax.weight, softmax.bias))
+    trained = [table, w, b, *lstm.parameters()]
+    trained = [p.requires_grad_() for p in trained if p is not lstm.bias_hh_l0 and p is not lstm.bias_hh_l1]
+    rows, state, total = ids[: len(ids) // batch_size * batch_size].view(batch_size, -1), None, 0.0
+    n_windows = (rows.shape[1] - 1) // config.num_steps
+    for i in range(n_windows):
+        x = rows[:, i * config.num_steps : (i + 1) * config.num_steps]
+        y = rows[:, i * config.num_steps + 1 : (i + 1) * config.num_steps + 1]
+        hidden, state = lstm(F.embedding(x, table), state)
+        state = tuple(s.detach() for s in state)
+        loss = F.cross_entropy(F.linear(hidden, w, b).flatten(0, 1), y.flatten(), reduction="sum")
+        total += loss.item()
+        grads = torch.autograd.grad(loss / batch_size, trained)
+        norm = torch.sqrt(sum(g.square().sum() for g in grads))
+        with torch.no_grad():
+            for p, g in zip(trained, grads):
+                p -= config.lr * g * config.clip / torch.clamp(norm, min=config.clip)
+    return table, lstm.weight_hh_l1, w, b, math.exp(total / (n_windows * batch_size * config.num_steps))
+
+
+def test_an_epoch_is_that_of_a_loop_written_by_hand(script, tiny):
+    torch.manual_seed(0)
+    ids, batch_size = torch.randint(30, (403,)), 4
+    net, softmax = script.build(tiny, 30)
+    *weights, expected = by_hand(net, softmax, tiny, ids, batch_size)
+    carry, cost = tl.Carry(net), script.Cost(softmax, tiny, "cpu")
+    optimizer = torch.optim.SGD([*net.parameters(), *softmax.parameters()], lr=tiny.lr)
+    step = tl.TrainStep(carry, optimizer, cost, clip_norm=tiny.clip)
+    x, y = script.windows(ids, batch_size, tiny.num_steps)
+    perplexity, _ = script.run_epoch(step, carry, cost, x, y, batch_size)
+    assert perplexity == pytest.approx(expected, rel=1e-5)
+    ours = net.embedding_layer.embeddings, net.basic_lstm_layer.cells[1].weight_hh, softmax.weight, softmax.bias
+    for got, want in zip(ours, weights):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch_size", "num_steps", "n_words"), [(1, 1, 402), (4, 7, 4 * 98)])
+def test_perplexity_counts_the_words_that_the_original_counts(batch_size, num_steps, n_words, script, tiny):
+    torch.manual_seed(0)
+    ids = torch.randint(30, (403,))
+    net, softmax = script.build(tiny._replace(keep=0.5), 30)
+    cost = script.Cost(softmax, tiny, "cpu")
+    length = len(ids) // batch_size
+    rows = ids[: length * batch_size].view(batch_size, length)
+    n = n_words // batch_size
+    logits = F.linear(net.eval()(rows[:, :n]), softmax.weight, softmax.bias)
+    expected = F.cross_entropy(logits, rows[:, 1 : n + 1].flatten()).exp().item()
+    net.train()
+    assert script.perplexity(net, cost, ids, batch_size, num_steps) == pytest.approx(expected, rel=1e-5)
+    assert net.training
+
+
+def test_perplexity_is_the_same_however_it_is_cut(script, tiny):
+    ids = torch.randint(30, (9001,))  # one window of 8000 and what remains
+    net, softmax = script.build(tiny, 30)
+    logits = F.linear(net(ids[None, :-1]), softmax.weight, softmax.bias)
+    cost = script.Cost(softmax, tiny, "cpu")
+    assert script.perplexity(net, cost, ids) == pytest.approx(F.cross_entropy(logits, ids[1:]).exp().item(), rel=1e-5)
+
+
+def test_a_tied_model_has_one_table_and_the_mean_of_all_words(script):
+    net, softmax = script.build(script.MODELS["tied"]._replace(size=8), 30)
+    assert softmax.weight is net.embedding_layer.embeddings
+    assert not softmax.bias.any()
+    cost = script.Cost(softmax, script.MODELS["tied"], "cpu")
+    x, y = torch.randint(30, (2, 3, 5))
+    hidden = net.eval()(x)
+    expected = F.cross_entropy(F.linear(hidden, softmax.weight, softmax.bias), y.flatten())
+    torch.testing.assert_close(cost(hidden, y), expected)
+
+
+def test_the_best_weights_come_back(script):
+    weight = nn.Parameter(torch.ones(3))
+    best = script.Best([weight])
+    best.keep()
+    weight.data.fill_(7)
+    best.put_back()
+    assert weight.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("model", ["medium", "tied"])
+def test_runs_and_goes_on_as_if_it_had_not_stopped(model, tmp_path):
+    flags = ("--smoke", "--model", model, "--device", "cpu")
+    whole = run(*flags, "--out", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    line = whole.stdout.splitlines()[-1]
+    assert re.fullmatch(rf"result: {model} test_perplexity=\S+ valid_perplexity=\S+ epochs=2 seconds=\S+", line)
+    names = {f"{model}.npz", f"{model}.ckpt", f"{model}_curves.png"}
+    assert {p.name for p in (tmp_path / "whole").iterdir()} == names
+    first = run(*flags, "--out", "parts", "--minutes", "0", cwd=tmp_path)
+    assert " epochs=1 " in first.stdout.splitlines()[-1]
+    second = run(*flags, "--out", "parts", "--resume", cwd=tmp_path)
+    assert "Epoch: 1/2" not in second.stdout
+    assert second.stdout.splitlines()[-1].rpartition(" ")[0] == line.rpartition(" ")[0]
+
+
+def test_the_result_is_that_of_a_model_which_has_learnt(tmp_path):
+    done = run("--smoke", "--device", "cpu", cwd=tmp_path)
+    epochs = [float(p) for p in re.findall(r"Train Perplexity: (\S+)", done.stdout)]
+    assert epochs[1] < 0.8 * epochs[0] < 800  # of 1000 words
+
+
+def test_a_text_too_short_for_a_window_is_refused(tmp_path):
+    for part, n in (("train", 400), ("valid", 100), ("test", 100)):
+        (tmp_path / f"ptb.{part}.txt").write_text(" a b c\n" * n)
+    done = run("--data", ".", "--batch-size", "50", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 1
+    assert (
+        "the validation text has 400 words, and a window of 50 x 20 words and their next ones takes 1050" in done.stderr
+    )
+    assert "give a longer text or a smaller --batch-size" in done.stderr
