@@ -301,6 +301,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small networks, two epochs of docstrings: does it run?")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.smoke:  # cells so small gain nothing from threads, which wait for each other where others are busy, too
+        torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest" if args.precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = args.precision != "fp32"
 
