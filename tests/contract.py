@@ -79,6 +79,7 @@ ROWS = [
     ),
     Row("recon", L.ReconLayer, _recon, ((None, 5),), needs_network=True),
     Row("dropout", L.DropoutLayer, lambda n: L.DropoutLayer(n, keep=0.7, name="a"), ((None, 5),)),
+    Row("locked_dropout", L.LockedDropoutLayer, lambda n: L.LockedDropoutLayer(n, keep=0.7, name="a"), STEPS),
     Row("noise", L.GaussianNoiseLayer, lambda n: L.GaussianNoiseLayer(n, stddev=0.3, name="a"), ((None, 5),)),
     Row(
         "conv_same",
@@ -238,6 +239,13 @@ ROWS = [
         torch.int64,
     ),
     Row(
+        "embedding_dropped",
+        L.EmbeddingInputlayer,
+        lambda n: L.EmbeddingInputlayer(n, 5, 4, keep=0.7, name="a"),
+        ((None, 3),),
+        torch.int64,
+    ),
+    Row(
         "average_embedding",
         L.AverageEmbeddingInputlayer,
         lambda n: L.AverageEmbeddingInputlayer(n, 5, 4, name="a"),
@@ -323,6 +331,13 @@ ROWS = [
         "rnn_cudnn_gru",
         L.RNNLayer,
         lambda n: L.RNNLayer(n, L.CudnnCompatibleGRUCell, n_hidden=4, name="a"),
+        STEPS,
+        fullgraph=False,
+    ),
+    Row(
+        "rnn_weight_drop",
+        L.RNNLayer,
+        lambda n: L.RNNLayer(n, L.WeightDropLSTMCell, {"keep": 0.7}, n_hidden=4, n_layer=2, name="a"),
         STEPS,
         fullgraph=False,
     ),

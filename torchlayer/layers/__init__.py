@@ -80,6 +80,7 @@ from .names import set_keep as set_keep
 from .names import set_name_reuse as set_name_reuse
 from .noise import DropoutLayer as DropoutLayer
 from .noise import GaussianNoiseLayer as GaussianNoiseLayer
+from .noise import LockedDropoutLayer as LockedDropoutLayer
 from .normalization import BatchNormLayer as BatchNormLayer
 from .normalization import GroupNormLayer as GroupNormLayer
 from .normalization import InstanceNormLayer as InstanceNormLayer
@@ -110,6 +111,7 @@ from .spatial_transformer import SpatialTransformer2dAffineLayer as SpatialTrans
 from .spatial_transformer import batch_transformer as batch_transformer
 from .spatial_transformer import transformer as transformer
 from .time_distributed import TimeDistributedLayer as TimeDistributedLayer
+from .weight_drop import WeightDropLSTMCell as WeightDropLSTMCell
 from .word2vec import Word2vecEmbeddingInputlayer as Word2vecEmbeddingInputlayer
 from .word2vec import Word2vecNetwork as Word2vecNetwork
 from .wrapping import LambdaLayer as LambdaLayer

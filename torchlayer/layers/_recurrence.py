@@ -85,7 +85,10 @@ def run_fused(
     between = 1 - keep.input * keep.output
     settings = (True, len(stacks[0]), between, torch.is_grad_enabled() or between > 0, len(stacks) == 2)
     if x.is_cuda and not exporting():
-        _compact(stacks, kind, weights, x.shape[2])
+        if any(cell.lends_weights for cell in cells):
+            weights = _in_one_block(weights)
+        else:
+            _compact(stacks, kind, weights, x.shape[2])
 
     recurrence: Callable[..., Any] = getattr(torch, kind)
     if lengths is not None and packable(lengths, with_state):
@@ -145,9 +148,9 @@ def _looped(
     for i, cell in enumerate(stack.cells()):
         x = _drop(x, keep.input)
         held = cell.zero_state(x[:, 0]) if state is None else state[i]
-        outputs = []
+        outputs, advance = [], cell.advancing()
         for t, x_t in enumerate(cell.project(x).unbind(1)):
-            y, new = cell.advance(x_t, held)
+            y, new = advance(x_t, held)
             held = new if lengths is None else _where(lengths > t, new, held)
             outputs.append(y)
             if x.is_meta:  # every step has the shapes of the first
@@ -229,6 +232,14 @@ def _compact(stacks: Sequence[CellStack], kind: str, weights: list[Tensor], n_in
                 weights, 4, n_in, mode, hidden, 0, len(stacks[0]), True, both_ways
             )
     stacks[0]._block = tuple(w.data_ptr() for w in weights)  # type: ignore[assignment]
+
+
+def _in_one_block(weights: list[Tensor]) -> list[Tensor]:
+    """Copies of weights that are others at each call, in one block as cuDNN orders it: matrices before biases."""
+    order = sorted(range(len(weights)), key=lambda i: weights[i].dim() == 1)
+    parts = torch.cat([weights[i].reshape(-1) for i in order]).split([weights[i].numel() for i in order])
+    placed = dict(zip(order, parts))
+    return [placed[i].view(w.shape) for i, w in enumerate(weights)]
 
 
 def _drop(x: Tensor, keep: float) -> Tensor:

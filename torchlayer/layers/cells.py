@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -48,6 +48,7 @@ class Cell(nn.Module):
     """
 
     fused: ClassVar[str | None] = None  # the recurrence of torch that computes the same, see _recurrence.py
+    lends_weights: ClassVar[bool] = False  # whether weights() are others at each call, and not the parameters
 
     def __init__(self, num_units: int):
         super().__init__()
@@ -71,6 +72,10 @@ class Cell(nn.Module):
     def advance(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """From a projected input ``(N, ...)`` and a state to ``(output, new_state)``."""
         raise NotImplementedError(f"{type(self).__name__} needs a method advance(x, state)")
+
+    def advancing(self) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
+        """:meth:`advance` for the steps of one call of a layer: the place to draw what is the same at all of them."""
+        return self.advance
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step alone. The first call sizes a cell that no layer has built."""
@@ -267,8 +272,11 @@ class BasicLSTMCell(_AffineCell):
         return LSTMState(x.new_zeros(x.shape[0], self.output_size), x.new_zeros(x.shape[0], self.num_units))
 
     def advance(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, LSTMState]:
+        return self._advance(x, state, self.weight_hh)
+
+    def _advance(self, x: Tensor, state: tuple[Tensor, Tensor], weight_hh: Tensor) -> tuple[Tensor, LSTMState]:
         h, c = state
-        i, f, g, o = (x + F.linear(h, self.weight_hh, self.bias_hh)).chunk(4, 1)  # type: ignore[arg-type]
+        i, f, g, o = (x + F.linear(h, weight_hh, self.bias_hh)).chunk(4, 1)  # type: ignore[arg-type]
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * self.activation(g)
         h = torch.sigmoid(o) * self.activation(c)
         return h, LSTMState(h, c)
@@ -383,11 +391,20 @@ class MultiRNNCell(Cell):
         return tuple(cell.zero_state(x) for cell in self.cells)  # type: ignore[operator]
 
     def advance(self, x: Tensor, state: Sequence[Any]) -> tuple[Tensor, tuple[Any, ...]]:
-        states = []
-        for cell, old in zip(self.cells, state):
-            x, new = cell.advance(cell.project(x), old)  # type: ignore[operator]
-            states.append(new)
-        return x, tuple(states)
+        return self.advancing()(x, state)
+
+    def advancing(self) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
+        cells: list[Any] = list(self.cells)
+        each = [cell.advancing() for cell in cells]
+
+        def advance(x: Tensor, state: Sequence[Any]) -> tuple[Tensor, tuple[Any, ...]]:
+            states = []
+            for cell, step, old in zip(cells, each, state):
+                x, new = step(cell.project(x), old)
+                states.append(new)
+            return x, tuple(states)
+
+        return advance
 
 
 class DropoutWrapper(Cell):
@@ -415,5 +432,13 @@ class DropoutWrapper(Cell):
         return self.cell.project(F.dropout(x, 1 - self.input_keep_prob, self.training))
 
     def advance(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        y, state = self.cell.advance(x, state)
-        return F.dropout(y, 1 - self.output_keep_prob, self.training), state
+        return self.advancing()(x, state)
+
+    def advancing(self) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
+        step = self.cell.advancing()
+
+        def advance(x: Tensor, state: Any) -> tuple[Tensor, Any]:
+            y, state = step(x, state)
+            return F.dropout(y, 1 - self.output_keep_prob, self.training), state
+
+        return advance
