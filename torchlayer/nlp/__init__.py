@@ -1,5 +1,6 @@
 """Words: vocabularies, texts as ids, pairs to train word vectors on, and drawing the next word."""
 
+from .generating import TextGenerator as TextGenerator
 from .sampling import sample as sample
 from .sampling import sample_logits as sample_logits
 from .sampling import sample_top as sample_top
