@@ -102,7 +102,7 @@ class TextGenerator:
 
     def _prepare(self, ids: Tensor) -> None:
         self._carry, self._word = Carry(self.network), ids.new_empty(len(ids))
-        self._settings = [
+        self._settings: list[Any] = [
             value.to(ids.device) if isinstance(value, Tensor) else value
             for value in (self.temperature, self.top_k, self.top_p)
         ]
