@@ -360,6 +360,20 @@ def test_two_windows_are_one_sequence(cell, n_layer):
     torch.testing.assert_close(state, end)
 
 
+@pytest.mark.parametrize("cell", CELLS, **by_name)
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_words_read_one_by_one_without_gradients_are_the_same(cell, n_layer):
+    layer, x = L.RNNLayer(cell_fn=cell, n_hidden=6, n_layer=n_layer), torch.randn(3, 4, 5)
+    y, end = layer.step(x)
+    state, outputs = None, []
+    with torch.no_grad():
+        for word in x.split(1, 1):
+            out, state = layer.step(word, state)
+            outputs.append(out)
+    torch.testing.assert_close(torch.cat(outputs, 1), y.detach())
+    torch.testing.assert_close(state, L.detach(end))
+
+
 def test_states_carry_gradients_until_they_are_detached():
     layer = L.RNNLayer(cell_fn=LSTM, n_hidden=4)
     x = torch.randn(2, 3, 3, requires_grad=True)

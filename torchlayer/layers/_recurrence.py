@@ -7,6 +7,8 @@ Three ways to honour the lengths of a padded batch, where outputs beyond the len
   nothing waits for the device. What an LSTM remembers at the end is lost on the way: this way gives no final state.
 * looped: cells that torch does not know, and final states where nothing may wait, as in a CUDA graph. At every step,
   sequences that have ended keep their old state.
+
+A single step without gradients is looped on a CPU, too: torch would bring all weights into another order first.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def run(
 ) -> tuple[Tensor, State | None]:
     """Outputs ``(N, T, H)`` of the top cell, and the state at each sequence's end if it is asked for."""
     stateless = with_state and lengths is not None and not packable(lengths, with_state)  # since masked
-    if not stack.fused or stateless or x.is_meta:  # where torch's recurrence would go through all steps in Python
+    # on meta tensors torch's recurrence would go through all steps in Python
+    if not stack.fused or stateless or x.is_meta or _one_word(x, lengths):
         return _looped(stack, x, state, lengths, keep)
     y, states = run_fused([stack], x, None if state is None else [state], lengths, keep, with_state)
     return y, None if states is None else states[0]
@@ -104,6 +107,13 @@ def run_fused(
 def _uncompiled(*args: Any) -> tuple[Tensor, list[State] | None]:
     """Run between two graphs, as ``nn.LSTM`` is: torch 2.13 traces a recurrence, and fails on its gradient."""
     return run_fused(*args)
+
+
+def _one_word(x: Tensor, lengths: Tensor | None) -> bool:
+    """Whether this is a step of text generation on a CPU: two cells of 1500 units take 13 ms looped, and 90 fused."""
+    if x.is_cuda or lengths is not None or torch.is_grad_enabled() or torch.compiler.is_compiling() or exporting():
+        return False
+    return x.shape[1] == 1 and not torch.is_autocast_enabled("cpu")
 
 
 def packable(lengths: Tensor, with_state: bool) -> bool:
