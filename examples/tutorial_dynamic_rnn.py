@@ -160,7 +160,8 @@ def draw(lstm: tl.layers.DynamicRNNLayer, errors: dict[str, list[float]], path: 
         axes = panels[str(row)]
         axes.imshow(y[row, :, :24].T.numpy(), cmap="RdBu", vmin=-0.3, vmax=0.3, aspect="auto", interpolation="nearest")
         axes.axvline(lengths[row] - 0.5, color="black", linewidth=1.5)
-        axes.set(title=f"length {lengths[row]}", xlabel="step", ylabel="unit", xticks=range(T))
+        axes.set(title=f"length {lengths[row]}", xlabel="step", xticks=range(T))
+    panels["0"].set_ylabel("unit")
     axes = panels["errors"]
     for (name, values), colour in zip(errors.items(), ("#0072B2", "#D55E00")):
         axes.plot(np.arange(1, len(values) + 1), values, color=colour, label=name)

@@ -43,7 +43,7 @@ class Config(NamedTuple):
 
 MODELS = {
     "original": Config(200, 4, 100, 1.0, 5.0, 0.8, 4, 0.9),
-    "long": Config(256, 35, 40, 2e-3, 0.5, 0.5, 25, 0.8, True),
+    "long": Config(256, 35, 30, 5e-3, 0.5, 0.5, 10, 0.85, True),
 }
 VOCABULARY, LEAST_COUNT = 10_000, 2
 UNKNOWN = 0  # the id of _UNK
@@ -139,7 +139,8 @@ def look_up(words: list[str], vectors: np.ndarray) -> None:
     dictionary = {word: i for i, word in enumerate(words)}
     some = [word for word in ("hello", "i", "am", "a", "new", "student") if word in dictionary] or words[:5]
     for chosen in (some[:1], some[1:]):
-        print(f"vectors of {chosen}: {tuple(net(torch.tensor([dictionary[word] for word in chosen])).shape)}")
+        rows = torch.tensor([dictionary[word] for word in chosen], dtype=torch.int64)
+        print(f"vectors of {chosen}: {tuple(net(rows).shape)}")
 
 
 def begin_with(table: nn.Parameter, words: list[str], vectors: np.ndarray, word_to_id: dict[str, int]) -> None:
@@ -257,7 +258,7 @@ def draw_choices(net: tl.Network, softmax: nn.Module, data: Texts, path: Path) -
     figure = Figure(figsize=(7.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.set(xscale="log", xlim=(1, shares.shape[1]), ylim=(0, 1.02))
-    axes.set(xlabel="the so many likeliest next words", ylabel="have this share of the probability")
+    axes.set(xlabel="the n likeliest next words", ylabel="have this share of the probability")
     for quantile, colour in zip((0.02, 0.25, 0.5, 0.75, 0.98), ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")):
         at = int(order[int(quantile * (len(order) - 1))])
         before = " ".join(data.id_to_word[i] for i in data.test[max(0, at - 3) : at + 1].tolist())
@@ -265,6 +266,7 @@ def draw_choices(net: tl.Network, softmax: nn.Module, data: Texts, path: Path) -
         ranks = np.arange(1, shares.shape[1] + 1)
         axes.plot(ranks, shares[at], color=colour, label=f"… {before} …: {n} of {len(ranks)}")
         axes.plot(n, shares[at, n - 1], "o", color=colour)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.axvline(10, color="#444444", linestyle=":", linewidth=1)
     axes.axhline(0.9, color="#444444", linestyle="--", linewidth=1)
     axes.text(10.4, 0.02, "top_k = 10", color="#444444")

@@ -289,7 +289,9 @@ def run_model(name: str, config: Config, data: Texts, args: argparse.Namespace) 
             if better := valid < min(before, default=math.inf):
                 best.keep()
         if config.hidden:
-            if not average and (valid > min(before[:-PATIENCE], default=math.inf) or epoch >= LATEST * config.n_epoch):
+            if not average and (
+                valid > min(before[:-PATIENCE], default=math.inf) or epoch + 1 >= LATEST * config.n_epoch
+            ):
                 average.update()
         elif config.tied and not better:
             group["lr"] /= 4

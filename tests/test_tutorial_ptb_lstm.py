@@ -216,20 +216,39 @@ def test_a_longer_window_takes_a_longer_step(script, tiny):
     assert optimizer.param_groups[0]["lr"] == 2.0
 
 
-@pytest.mark.parametrize("model", ["medium", "tied", "awd"])
-def test_runs_and_goes_on_as_if_it_had_not_stopped(model, tmp_path):
-    flags = ("--smoke", "--model", model, "--device", "cpu")
-    whole = run(*flags, "--out", "whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr[-2000:]
-    line = whole.stdout.splitlines()[-1]
-    assert re.fullmatch(rf"result: {model} test_perplexity=\S+ valid_perplexity=\S+ epochs=2 seconds=\S+", line)
+@pytest.fixture
+def run_here(script, monkeypatch, tmp_path, capsys):
+    """Runs the script in this process, which spares the imports, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", [SCRIPT.name, *flags])
+        script.main()
+        return capsys.readouterr().out
+
+    yield run
+    torch.set_num_threads(before[0])
+    torch.set_float32_matmul_precision(before[1])
+    torch.backends.cudnn.allow_tf32 = before[2]
+
+
+@pytest.mark.parametrize(("model", "n_epochs"), [("medium", 2), ("tied", 2), ("awd", 4)])
+def test_runs_and_goes_on_as_if_it_had_not_stopped(model, n_epochs, run_here, tmp_path):
+    flags = ("--smoke", "--model", model, "--device", "cpu", "--epochs", str(n_epochs))
+    line = run_here(*flags, "--out", "whole").splitlines()[-1]
+    result = rf"result: {model} test_perplexity=\S+ valid_perplexity=\S+ epochs={n_epochs} seconds=\S+"
+    assert re.fullmatch(result, line)
     names = {f"{model}.npz", f"{model}.ckpt", f"{model}_curves.png"}
     assert {p.name for p in (tmp_path / "whole").iterdir()} == names
-    first = run(*flags, "--out", "parts", "--minutes", "0", cwd=tmp_path)
-    assert " epochs=1 " in first.stdout.splitlines()[-1]
-    second = run(*flags, "--out", "parts", "--resume", cwd=tmp_path)
-    assert "Epoch: 1/2" not in second.stdout
-    assert second.stdout.splitlines()[-1].rpartition(" ")[0] == line.rpartition(" ")[0]
+    for epoch in range(1, n_epochs):
+        part = run_here(*flags, "--out", "parts", "--minutes", "0", "--resume")
+        assert f" epochs={epoch} " in part.splitlines()[-1]
+    last = run_here(*flags, "--out", "parts", "--resume")
+    assert f"Epoch: 1/{n_epochs}" not in last
+    assert last.splitlines()[-1].rpartition(" ")[0] == line.rpartition(" ")[0]
+    averaged = tl.checkpoint.load(tmp_path / "parts" / f"{model}.ckpt")["average"]["n_updates"]
+    assert (averaged > 1) == (model == "awd")  # begun after its third epoch
 
 
 def test_the_result_is_that_of_a_model_which_has_learnt(tmp_path):
