@@ -13,6 +13,7 @@ Run         python examples/tutorial_dynamic_rnn.py
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,8 +84,8 @@ def layer_does_it_all() -> None:
     lengths = tl.layers.LambdaLayer(ids, fn=tl.layers.retrieve_seq_length_op2, name="lengths")
     words = tl.layers.EmbeddingInputlayer(ids, vocabulary_size=20, embedding_size=D, name="words")
     settings = {"cell_fn": tl.layers.BasicLSTMCell, "n_hidden": H, "sequence_length": lengths}
-    every = tl.layers.DynamicRNNLayer(words, **settings, name="lstm")
-    last = tl.layers.DynamicRNNLayer(words, **settings, return_last=True, name="lstm_last")
+    every: Any = tl.layers.DynamicRNNLayer(words, **settings, name="lstm")
+    last: Any = tl.layers.DynamicRNNLayer(words, **settings, return_last=True, name="lstm_last")
     last.lstm_last.load_state_dict(every.lstm.state_dict())
     x = torch.tensor([[7, 3, 5, 1, 9], [2, 4, 0, 0, 0]])
     y = every(x)
@@ -110,7 +111,7 @@ def adding_problem(n: int, longest: int, generator: torch.Generator) -> tuple[Te
     return torch.stack([numbers, marked], 2), lengths, (numbers * marked).sum(1, keepdim=True)
 
 
-def build() -> tl.Network:
+def build() -> Any:  # a Network
     """Numbers ``(N, T, 2)`` and lengths ``(N,)`` to sums ``(N, 1)``."""
     x = tl.layers.InputLayer((None, None, 2), name="numbers")
     lengths = tl.layers.InputLayer((None,), torch.int64, name="lengths")
@@ -159,7 +160,7 @@ def draw(lstm: tl.layers.DynamicRNNLayer, errors: dict[str, list[float]], path: 
     for row in range(N):
         axes = panels[str(row)]
         axes.imshow(y[row, :, :24].T.numpy(), cmap="RdBu", vmin=-0.3, vmax=0.3, aspect="auto", interpolation="nearest")
-        axes.axvline(lengths[row] - 0.5, color="black", linewidth=1.5)
+        axes.axvline(int(lengths[row]) - 0.5, color="black", linewidth=1.5)
         axes.set(title=f"length {lengths[row]}", xlabel="step", xticks=range(T))
     panels["0"].set_ylabel("unit")
     axes = panels["errors"]
@@ -193,7 +194,7 @@ def main() -> None:
         args.epochs, args.examples, args.longest = 2, 400, 10
 
     tl.utils.set_seed(args.seed)
-    lstm = tl.layers.DynamicRNNLayer(cell_fn=tl.layers.BasicLSTMCell, n_hidden=H, name="lstm").double()
+    lstm: Any = tl.layers.DynamicRNNLayer(cell_fn=tl.layers.BasicLSTMCell, n_hidden=H, name="lstm").double()
     lengths_given(lstm)
     initial_state(lstm)
     lengths_counted()

@@ -18,7 +18,7 @@ import re
 import time
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ def split(words: list[str], source: str, config: Config, args: argparse.Namespac
     print(
         f"{source}: {n_train:,} words to train on, {len(ids[1]):,} and {len(ids[2]):,} to measure; unknown: {unknown}"
     )
-    return Texts(*ids, word_to_id, id_to_word)
+    return Texts(ids[0], ids[1], ids[2], word_to_id, id_to_word)
 
 
 # Restoring an embedding: the original's first program ----------------------------
@@ -162,10 +162,8 @@ def build(config: Config, vocabulary: int) -> tuple[tl.Network, tl.nn.LinearCros
     uniform = tl.initializers.random_uniform(-0.1, 0.1)
     dropout = tl.layers.LockedDropoutLayer if config.tied else tl.layers.DropoutLayer
     net = tl.layers.InputLayer((None, None), torch.int64, name="ids")
-    kept_words = 0.9 if config.tied else 1.0
-    net = tl.layers.EmbeddingInputlayer(
-        net, vocabulary, config.size, E_init=uniform, keep=kept_words, name="embedding_layer"
-    )
+    keep = 0.9 if config.tied else 1.0
+    net = tl.layers.EmbeddingInputlayer(net, vocabulary, config.size, E_init=uniform, keep=keep, name="embedding_layer")
     for i in (1, 2):
         net = dropout(net, keep=config.keep, name=f"drop{i}")
         cell, settings = tl.layers.BasicLSTMCell, {"forget_bias": 0.0}
@@ -216,7 +214,7 @@ def perplexity(net: tl.Network, cost: Cost, ids: Tensor) -> float:
 # Writing -------------------------------------------------------------------------
 
 
-def writer(net: tl.Network, softmax: nn.Module, device: str, rng: int, ways=WAYS) -> tl.nlp.TextGenerator:
+def writer(net: tl.Network, softmax: Any, device: str, rng: int, ways=WAYS) -> tl.nlp.TextGenerator:
     """Words drawn in each of these ways side by side; never ``_UNK``, which is no word."""
     top_k, top_p, temperature = (torch.tensor(column, device=device) for column in zip(*ways.values()))
     unknown = torch.tensor([UNKNOWN], device=device)
@@ -230,10 +228,8 @@ def writer(net: tl.Network, softmax: nn.Module, device: str, rng: int, ways=WAYS
 def write(generate: tl.nlp.TextGenerator, seed: list[str], data: Texts, n_words: int) -> str:
     """A line for each way; the only time that the words come to the host is when all are there."""
     ids = torch.tensor([tl.nlp.words_to_word_ids(seed, data.word_to_id, "_UNK")] * len(WAYS))
-    lines = []
-    for name, row in zip(WAYS, generate(ids, n_words).tolist()):
-        lines.append(f"{name} : {' '.join([*seed, *tl.nlp.word_ids_to_words(row, data.id_to_word)])}")
-    return "\n".join(lines)
+    texts = [tl.nlp.word_ids_to_words(row, data.id_to_word) for row in generate(ids, n_words).tolist()]
+    return "\n".join(f"{way} : {' '.join([*seed, *text])}" for way, text in zip(WAYS, texts))
 
 
 def writing_speed(net: tl.Network, softmax: tl.nn.LinearCrossEntropyLoss, device: str, n_words: int) -> float:
@@ -246,12 +242,12 @@ def writing_speed(net: tl.Network, softmax: tl.nn.LinearCrossEntropyLoss, device
 
 
 @torch.no_grad()
-def draw_choices(net: tl.Network, softmax: nn.Module, data: Texts, path: Path) -> None:
+def draw_choices(net: tl.Network, softmax: tl.nn.LinearCrossEntropyLoss, data: Texts, path: Path) -> None:
     """How much of the probability the likeliest words have, at some places of the test text, and where a cut falls."""
     from matplotlib.figure import Figure
 
     net.eval()
-    logits = F.linear(net(data.test[None, :400]), softmax.weight, softmax.bias)  # type: ignore[arg-type]
+    logits = F.linear(net(data.test[None, :400]), softmax.weight, softmax.bias)
     net.train()
     shares = logits.softmax(1).sort(1, descending=True).values.cumsum(1).cpu()  # (400, V)
     order = (shares > 0.9).int().argmax(1).argsort()  # from the narrowest nucleus to the widest
@@ -263,14 +259,14 @@ def draw_choices(net: tl.Network, softmax: nn.Module, data: Texts, path: Path) -
         at = int(order[int(quantile * (len(order) - 1))])
         before = " ".join(data.id_to_word[i] for i in data.test[max(0, at - 3) : at + 1].tolist())
         n = int((shares[at] > 0.9).int().argmax()) + 1
-        ranks = np.arange(1, shares.shape[1] + 1)
+        ranks = range(1, shares.shape[1] + 1)
         axes.plot(ranks, shares[at], color=colour, label=f"… {before} …: {n} of {len(ranks)}")
         axes.plot(n, shares[at, n - 1], "o", color=colour)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.axvline(10, color="#444444", linestyle=":", linewidth=1)
-    axes.axhline(0.9, color="#444444", linestyle="--", linewidth=1)
-    axes.text(10.4, 0.02, "top_k = 10", color="#444444")
-    axes.text(1.05, 0.92, "top_p = 0.9", color="#444444")
+    axes.axvline(10, color="grey", linestyle=":")
+    axes.axhline(0.9, color="grey", linestyle="--")
+    axes.text(10.4, 0.02, "top_k = 10")
+    axes.text(1.05, 0.92, "top_p = 0.9")
     axes.legend(fontsize=8, loc="lower right", title="after these words, the nucleus", title_fontsize=8)
     figure.savefig(path, dpi=130)
 
@@ -288,17 +284,18 @@ def train(config: Config, data: Texts, args: argparse.Namespace) -> dict[str, fl
     """The loop. After each epoch the held-out text is measured; the best epoch's weights are those that are tested."""
     net, softmax = build(config, len(data.word_to_id))
     if args.embedding:
-        words, vectors = restore_embedding(args.embedding)
-        look_up(words, vectors)
-        begin_with(net.embedding_layer.embeddings, words, vectors, data.word_to_id)
+        restored = restore_embedding(args.embedding)
+        look_up(*restored)
+        begin_with(net.embedding_layer.embeddings, *restored, data.word_to_id)
     whole = nn.ModuleDict({"network": net, "softmax": softmax}).to(args.device)
     carry, cost, generate = (
         tl.Carry(net),
         Cost(softmax, config, args.device),
         writer(net, softmax, args.device, args.seed),
     )
-    adam = {"weight_decay": 1e-5} if config.tied else {}
-    optimizer = (torch.optim.AdamW if config.tied else torch.optim.SGD)(whole.parameters(), lr=config.lr, **adam)
+    optimizer: Any = torch.optim.SGD(whole.parameters(), lr=config.lr)
+    if config.tied:
+        optimizer = torch.optim.AdamW(whole.parameters(), lr=config.lr, weight_decay=1e-5)
     step = tl.TrainStep(carry, optimizer, cost, clip_norm=config.clip)
     net.print_params(False)
     print(f"  {sum(p.numel() for p in whole.parameters()):,} parameters with the softmax")
@@ -351,8 +348,7 @@ def train(config: Config, data: Texts, args: argparse.Namespace) -> dict[str, fl
     speed = writing_speed(net, softmax, args.device, 100 if args.smoke else 1000)
     tl.files.save_npz(whole, name=args.out / "model_generate_text.npz")
     tl.files.save_any_to_npy({"dictionary": data.word_to_id}, args.out / "model_generate_text.npy")
-    curves = {key: values for key, values in history.items() if key != "seconds"}
-    tl.visualize.curves(curves, name=args.out / f"{args.model}_curves.png", log=True)
+    tl.visualize.curves(history, name=args.out / f"{args.model}_curves.png", log=True)
     draw_choices(net, softmax, data, args.out / "choices.png")
     return {
         "train_perplexity": history["train_perplexity"][-1],

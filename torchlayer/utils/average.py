@@ -52,7 +52,7 @@ class WeightAverage:
         if not self.mean:
             self.mean = [p.detach().clone() for p in self.params]
         else:
-            torch._foreach_lerp_(self.mean, self.params, 1 / self.n_updates)
+            torch._foreach_lerp_(self.mean, self.params, 1 / self.n_updates)  # pyright: ignore
 
     @contextmanager
     def used(self) -> Iterator[None]:
