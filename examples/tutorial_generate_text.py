@@ -247,17 +247,19 @@ def draw_choices(net: tl.Network, softmax: tl.nn.LinearCrossEntropyLoss, data: T
     from matplotlib.figure import Figure
 
     net.eval()
+    ids = data.test[:400].tolist()
     logits = F.linear(net(data.test[None, :400]), softmax.weight, softmax.bias)
     net.train()
     shares = logits.softmax(1).sort(1, descending=True).values.cumsum(1).cpu()  # (400, V)
-    order = (shares > 0.9).int().argmax(1).argsort()  # from the narrowest nucleus to the widest
+    order = (shares > 0.9).int().argmax(1).argsort().tolist()  # from the narrowest nucleus to the widest
+    order = [at for at in order if UNKNOWN not in ids[max(0, at - 3) : at + 1]] or order
     figure = Figure(figsize=(7.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.set(xscale="log", xlim=(1, shares.shape[1]), ylim=(0, 1.02))
     axes.set(xlabel="the n likeliest next words", ylabel="have this share of the probability")
     for quantile, colour in zip((0.02, 0.25, 0.5, 0.75, 0.98), ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")):
-        at = int(order[int(quantile * (len(order) - 1))])
-        before = " ".join(data.id_to_word[i] for i in data.test[max(0, at - 3) : at + 1].tolist())
+        at = order[int(quantile * (len(order) - 1))]
+        before = " ".join(data.id_to_word[i] for i in ids[max(0, at - 3) : at + 1])
         n = int((shares[at] > 0.9).int().argmax()) + 1
         ranks = range(1, shares.shape[1] + 1)
         axes.plot(ranks, shares[at], color=colour, label=f"… {before} …: {n} of {len(ranks)}")
@@ -266,7 +268,7 @@ def draw_choices(net: tl.Network, softmax: tl.nn.LinearCrossEntropyLoss, data: T
     axes.axvline(10, color="grey", linestyle=":")
     axes.axhline(0.9, color="grey", linestyle="--")
     axes.text(10.4, 0.02, "top_k = 10")
-    axes.text(1.05, 0.92, "top_p = 0.9")
+    axes.text(12, 0.84, "top_p = 0.9")
     axes.legend(fontsize=8, loc="lower right", title="after these words, the nucleus", title_fontsize=8)
     figure.savefig(path, dpi=130)
 
