@@ -115,7 +115,7 @@ def build() -> Any:  # a Network
     """Numbers ``(N, T, 2)`` and lengths ``(N,)`` to sums ``(N, 1)``."""
     x = tl.layers.InputLayer((None, None, 2), name="numbers")
     lengths = tl.layers.InputLayer((None,), torch.int64, name="lengths")
-    net = tl.layers.DynamicRNNLayer(
+    net: Any = tl.layers.DynamicRNNLayer(
         x, cell_fn=tl.layers.BasicLSTMCell, n_hidden=H, sequence_length=lengths, return_last=True, name="lstm"
     )
     return tl.layers.DenseLayer(net, n_units=1, name="sum")

@@ -107,13 +107,9 @@ def build_awd(config: Config, vocabulary: int) -> tuple[tl.Network, tl.nn.Linear
     uniform = tl.initializers.random_uniform
     ids = tl.layers.InputLayer((None, None), torch.int64, name="ids")
     table = uniform(-config.init_scale, config.init_scale)
-    net = tl.layers.EmbeddingInputlayer(
-        ids, vocabulary, config.size, E_init=table, keep=KEEP_WORDS, name="embedding_layer"
-    )
-    for i, (size, keep) in enumerate(
-        ((config.hidden, KEEP_INPUT), (config.hidden, KEEP_BETWEEN), (config.size, KEEP_BETWEEN))
-    ):
-        net = tl.layers.LockedDropoutLayer(net, keep=keep, name=f"drop{i}")
+    net = tl.layers.EmbeddingInputlayer(ids, vocabulary, config.size, table, keep=KEEP_WORDS, name="embedding_layer")
+    for i, size in enumerate((config.hidden, config.hidden, config.size)):
+        net = tl.layers.LockedDropoutLayer(net, keep=KEEP_BETWEEN if i else KEEP_INPUT, name=f"drop{i}")
         net = tl.layers.RNNLayer(
             net,
             cell_fn=tl.layers.WeightDropLSTMCell,
@@ -274,6 +270,7 @@ def run_model(name: str, config: Config, data: Texts, args: argparse.Namespace) 
         state = tl.checkpoint.load(checkpoint)
         begin, history = tl.checkpoint.restore(state, **parts), state["extra"]
     n_words = (len(data.train) // batch_size - 1) // config.num_steps * config.num_steps * batch_size
+    batches: list[tuple[Tensor, Tensor]] = []
     started = saved = time.perf_counter()
     for epoch in tqdm(range(begin, config.n_epoch), name, initial=begin, total=config.n_epoch, disable=None):
         epoch_started = time.perf_counter()
@@ -281,7 +278,9 @@ def run_model(name: str, config: Config, data: Texts, args: argparse.Namespace) 
         if not config.tied:
             group["lr"] = rate(config, epoch)
         tqdm.write(f"Epoch: {epoch + 1}/{config.n_epoch} Learning rate: {group['lr']:.3f}")
-        batches = launches(data.train, batch_size, config, torch.Generator().manual_seed(args.seed * 1000 + epoch))
+        if config.hidden or not batches:  # awd's are others in each epoch
+            draw = torch.Generator().manual_seed(args.seed * 1000 + epoch)
+            batches = [*launches(data.train, batch_size, config, draw)]
         train, speed = run_epoch(step, carry, cost, batches, batch_size, n_words, config.num_steps, average)
         before = history["valid_perplexity"]
         with average.used():  # if it has begun
@@ -289,9 +288,8 @@ def run_model(name: str, config: Config, data: Texts, args: argparse.Namespace) 
             if better := valid < min(before, default=math.inf):
                 best.keep()
         if config.hidden:
-            if not average and (
-                valid > min(before[:-PATIENCE], default=math.inf) or epoch + 1 >= LATEST * config.n_epoch
-            ):
+            stuck = valid > min(before[:-PATIENCE], default=math.inf)
+            if not average and (stuck or epoch + 1 >= LATEST * config.n_epoch):
                 average.update()
         elif config.tied and not better:
             group["lr"] /= 4
