@@ -127,9 +127,10 @@ def restore_embedding(path: Path) -> tuple[list[str], np.ndarray]:
     if path.suffix != ".npz":
         return tl.files.load_word2vec_format(path, binary=path.suffix == ".bin")
     vectors = tl.files.load_npz(name=path)[0]
-    named = tl.files.load_npy_to_any(name=path.with_suffix(".npy"))
-    words = [named["reverse_dictionary"][i] for i in range(len(vectors))]
-    return words, vectors
+    words = tl.files.load_npy_to_any(name=path.with_suffix(".npy"))["reverse_dictionary"]
+    if missing := [i for i in range(len(vectors)) if i not in words]:
+        raise SystemExit(f"{path.with_suffix('.npy')} has no word for id {missing[0]} of the {len(vectors)} in {path}")
+    return [words[i] for i in range(len(vectors))], vectors
 
 
 def look_up(words: list[str], vectors: np.ndarray) -> None:

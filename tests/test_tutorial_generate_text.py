@@ -149,6 +149,7 @@ def test_it_begins_with_restored_vectors(script, run, tmp_path):
         (b"a b ", ("--data", "nowhere"), SystemExit, r"nowhere is no text, and no folder with nietzsche.txt in it"),
         (b"a b ", ("--seed-words", "?)"), SystemExit, r"--seed-words has no words to go on from"),
         (b"a b c d " * 99, ("--embedding", "cut.bin"), tl.files.FileFormatError, r"cut.bin' cannot be read: .*cut off"),
+        (b"a b c d " * 99, ("--embedding", "gap.npz"), SystemExit, r"gap.npy has no word for id 1 of the 3 in gap.npz"),
         (b"a b c d " * 99, ("--embedding", "w.txt"), SystemExit, r"has vectors of 2 numbers, the model of 32"),
     ],
 )
@@ -156,6 +157,8 @@ def test_what_nothing_can_be_learnt_from_is_refused(content, flags, error, text,
     (tmp_path / "book.txt").write_bytes(content)
     (tmp_path / "cut.bin").write_bytes(b"2 2\na " + bytes(8) + b"b " + bytes(5))
     (tmp_path / "w.txt").write_bytes(b"1 2\na 1 2\n")
+    tl.files.save_npz([np.ones((3, 2), np.float32)], name=tmp_path / "gap.npz")
+    tl.files.save_any_to_npy({"reverse_dictionary": {0: "a", 2: "c"}}, tmp_path / "gap.npy")
     with pytest.raises(error, match=text):
         run("--smoke", "--data", "book.txt", *flags)
 
