@@ -163,8 +163,10 @@ def build(config: Config, vocabulary: int) -> tuple[tl.Network, tl.nn.LinearCros
     uniform = tl.initializers.random_uniform(-0.1, 0.1)
     dropout = tl.layers.LockedDropoutLayer if config.tied else tl.layers.DropoutLayer
     net = tl.layers.InputLayer((None, None), torch.int64, name="ids")
-    keep = 0.9 if config.tied else 1.0
-    net = tl.layers.EmbeddingInputlayer(net, vocabulary, config.size, E_init=uniform, keep=keep, name="embedding_layer")
+    keep_words = 0.9 if config.tied else 1.0
+    net = tl.layers.EmbeddingInputlayer(
+        net, vocabulary, config.size, uniform, keep_words=keep_words, name="embedding_layer"
+    )
     for i in (1, 2):
         net = dropout(net, keep=config.keep, name=f"drop{i}")
         cell, settings = tl.layers.BasicLSTMCell, {"forget_bias": 0.0}

@@ -107,7 +107,9 @@ def build_awd(config: Config, vocabulary: int) -> tuple[tl.Network, tl.nn.Linear
     uniform = tl.initializers.random_uniform
     ids = tl.layers.InputLayer((None, None), torch.int64, name="ids")
     table = uniform(-config.init_scale, config.init_scale)
-    net = tl.layers.EmbeddingInputlayer(ids, vocabulary, config.size, table, keep=KEEP_WORDS, name="embedding_layer")
+    net = tl.layers.EmbeddingInputlayer(
+        ids, vocabulary, config.size, table, keep_words=KEEP_WORDS, name="embedding_layer"
+    )
     for i, size in enumerate((config.hidden, config.hidden, config.size)):
         net = tl.layers.LockedDropoutLayer(net, keep=KEEP_BETWEEN if i else KEEP_INPUT, name=f"drop{i}")
         net = tl.layers.RNNLayer(

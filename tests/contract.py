@@ -241,7 +241,7 @@ ROWS = [
     Row(
         "embedding_dropped",
         L.EmbeddingInputlayer,
-        lambda n: L.EmbeddingInputlayer(n, 5, 4, keep=0.7, name="a"),
+        lambda n: L.EmbeddingInputlayer(n, 5, 4, keep_words=0.7, name="a"),
         ((None, 3),),
         torch.int64,
     ),

@@ -32,7 +32,7 @@ def test_locked_dropout_has_one_mask_for_all_steps_and_another_for_each_sequence
 
 
 def test_a_dropped_word_is_gone_wherever_it_stands():
-    layer = L.EmbeddingInputlayer(vocabulary_size=2000, embedding_size=3, E_init=torch.ones(2000, 3), keep=0.8)
+    layer = L.EmbeddingInputlayer(vocabulary_size=2000, embedding_size=3, E_init=torch.ones(2000, 3), keep_words=0.8)
     ids = torch.arange(2000).repeat(2, 2)
     y = layer(ids)
     assert set(y.unique().tolist()) == {0.0, 1.25}
@@ -117,7 +117,10 @@ def test_a_cell_alone_draws_at_each_step():
         (lambda: L.LockedDropoutLayer(keep=0), r"keep is the probability of keeping a value, in \(0, 1\], got 0"),
         (lambda: L.LockedDropoutLayer(keep=1.5), r"in \(0, 1\], got 1.5"),
         (lambda: L.LockedDropoutLayer()(torch.ones(2, 3)), r"takes sequences \(N, T, D\), got \(2, 3\); DropoutLayer"),
-        (lambda: L.EmbeddingInputlayer(keep=0.0), r"keep is the probability of keeping a word, in \(0, 1\], got 0.0"),
+        (
+            lambda: L.EmbeddingInputlayer(keep_words=0.0),
+            r"keep_words is the probability of keeping a word, in \(0, 1\], got 0.0",
+        ),
         (lambda: L.WeightDropLSTMCell(3, keep=-1), r"keep is the probability of keeping a weight, in \(0, 1\], got -1"),
     ],
 )

@@ -24,9 +24,9 @@ class TextGenerator:
     The words stay on the device. On CUDA the step from one word to the next (the network, the draw, the new state) is
     captured as a CUDA graph after two words, and from then on a word is one launch. On a CPU it runs eagerly.
 
-    The capture is renewed by itself when the batch size changes or the network's parameters lie elsewhere. The
-    network runs in ``eval()`` and is put back afterwards; its training is not disturbed, and what it learns between two
-    calls is used in the next.
+    The capture is renewed by itself when the batch size changes or the network's parameters lie elsewhere; if what only
+    ``scores`` reads is moved, make another generator. The network runs in ``eval()`` and is put back afterwards. Its
+    training is not disturbed, and what it learns between two calls is used in the next.
 
     Args:
         network: a recurrent network from ids ``(N, T)`` to ``(N, T, D)`` or ``(N * T, D)``.
@@ -65,8 +65,8 @@ class TextGenerator:
         if not isinstance(network, Network):
             raise TypeError(f"TextGenerator takes a network of torchlayer's layers, got {type(network).__name__}")
         self.network, self.scores = network, scores
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        self.rng, self.capture = rng, capture
+        self._given = temperature, top_k, top_p
+        self._rng, self._capture = rng, capture
         self._made_for: Any = None
 
     @torch.no_grad()
@@ -102,14 +102,11 @@ class TextGenerator:
 
     def _prepare(self, ids: Tensor) -> None:
         self._carry, self._word = Carry(self.network), ids.new_empty(len(ids))
-        self._settings: list[Any] = [
-            value.to(ids.device) if isinstance(value, Tensor) else value
-            for value in (self.temperature, self.top_k, self.top_p)
-        ]
+        self._settings: list[Any] = [x.to(ids.device) if isinstance(x, Tensor) else x for x in self._given]
         if self._made_for is None or self._made_for[1] != ids.device:  # else the stream goes on
-            self._draws = torch_stream(self.rng, ids.device)
+            self._draws = torch_stream(self._rng, ids.device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._can_capture, self._n_eager = ids.is_cuda and self.capture is not False, 0
+        self._can_capture, self._n_eager = ids.is_cuda and self._capture is not False, 0
 
     # One word after the other ---------------------------------------------------------
 
@@ -173,7 +170,7 @@ class TextGenerator:
             torch.cuda.set_stream(here)
             generator.graphsafe_set_state(draws)
             why = f"the step from word to word cannot be captured: {str(error).splitlines()[0]}"
-            if self.capture:
+            if self._capture:
                 raise RuntimeError(why) from error
             self._can_capture = False
             warnings.warn(f"{why}; it runs eagerly (TextGenerator(..., capture=False) is silent)", stacklevel=4)
