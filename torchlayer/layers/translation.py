@@ -198,7 +198,8 @@ class EmbeddingAttentionSeq2Seq(nn.Module):
     ) -> Tensor:
         """The cross-entropy of the target's words, padding left out; its exponential is the perplexity.
 
-        While training it is sampled, if the model samples, and smooth, if it smooths; in ``eval()`` it is exact. For a captured step, ``tl.TrainStep(model.loss, optimizer)``.
+        While training it is sampled, if the model samples, and smooth, if it smooths; in ``eval()`` it is exact. For a
+        captured step, ``tl.TrainStep(model.loss, optimizer)``.
 
         Args:
             target: each sentence with ``EOS_ID`` at its end, without ``GO_ID``; see :meth:`shifted`.
