@@ -264,9 +264,8 @@ class PeekySeq2Seq(EncoderDecoder):
 
     def build(self, *shapes: Shape) -> None:
         self.encode.ensure_built(shapes[0])
-        *rest, width = shapes[1]
-        n_summary = self.encode.stacks[0].cells()[-1].output_size
-        self.decode.ensure_built((*rest, None if width is None else width + n_summary))
+        n_in, n_summary = _width(shapes[1]), self.encode.stacks[0].cells()[-1].output_size
+        self.decode.ensure_built((*shapes[1][:2], n_in + n_summary))
 
     def _run(self, encode_in, decode_in, encode_lengths, decode_lengths, state):
         if state is None:
