@@ -215,9 +215,11 @@ class CudnnCompatibleGRUCell(_AffineCell):
         self.bias_hh = nn.Parameter(torch.zeros(3 * num_units))
 
     def advance(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        of_h = F.linear(state, self.weight_hh, self.bias_hh)
-        r, u = torch.sigmoid(x[:, : 2 * self.num_units] + of_h[:, : 2 * self.num_units]).chunk(2, 1)
-        c = torch.tanh(x[:, 2 * self.num_units :] + r * of_h[:, 2 * self.num_units :])
+        sizes = (2 * self.num_units, self.num_units)  # split in one: each slice by itself has a gradient of full width
+        of_gates, of_candidate = x.split(sizes, 1)
+        h_gates, h_candidate = F.linear(state, self.weight_hh, self.bias_hh).split(sizes, 1)
+        r, u = torch.sigmoid(of_gates + h_gates).chunk(2, 1)
+        c = torch.tanh(torch.addcmul(of_candidate, r, h_candidate))
         h = torch.addcmul(c, u, state - c)
         return h, h
 
