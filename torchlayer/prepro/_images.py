@@ -56,7 +56,7 @@ def open_images(owner: str, x: Any, axes: Axes = (0, 1, 2)) -> Images:
         )
     is_array = isinstance(x, np.ndarray)
     if is_array:
-        batch = _as_tensor(owner, x)
+        batch = as_tensor(owner, x)
     elif isinstance(x, Tensor):
         batch = x
         if x.is_complex():
@@ -135,7 +135,8 @@ def per_image(values: Tensor, batch: Tensor) -> Tensor:
     return values.to(batch.dtype).view(-1, 1, 1, 1)
 
 
-def _as_tensor(owner: str, x: np.ndarray) -> Tensor:
+def as_tensor(owner: str, x: np.ndarray) -> Tensor:
+    """An array of real numbers as a tensor that may share its memory."""
     if x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
         raise TypeError(f"{owner} takes images of real numbers, got an array of {x.dtype}; convert it with x.astype")
     x = x.astype(x.dtype.newbyteorder("="), copy=False)
