@@ -231,7 +231,7 @@ def test_imresize_is_pillows(interp, size):
         assert (y == expected)[~halves[0]][:, ~halves[1]].all()
     else:
         assert np.abs(y - expected).max() <= 2  # it computes in whole numbers
-        assert np.abs(y - expected).mean() < 0.02
+        assert np.abs(y - expected).mean() < 0.1
     grey = prepro.imresize(image[..., 0], size, interp)
     np.testing.assert_array_equal(grey, y[..., 0])
     batch = torch.from_numpy(np.stack([image, image[::-1]]))

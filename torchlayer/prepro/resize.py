@@ -70,8 +70,8 @@ def imresize(
             if y.shape[axis] != m:
                 weights = torch.from_numpy(_weights(y.shape[axis], m, interp)).to(y, non_blocking=True)
                 y = torch.einsum("mn,ahnc->ahmc" if axis == 2 else "mn,anwc->amwc", weights, y)
-                if not preserve_range:  # Pillow's result of either pass is uint8, its overswings are cut off
-                    y = y.round().clamp(0, 255)
+                if not preserve_range:  # Pillow's result of either pass is uint8, its overswings cut off, halves up
+                    y = (y + 0.5).floor().clamp(0, 255)
     y = back_to(dtype, y)
     return images.close(y.clone() if y.data_ptr() == batch.data_ptr() else y)
 
