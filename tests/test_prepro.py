@@ -100,6 +100,26 @@ OF_IMAGES = {
     "crop_central_whiten_images": lambda x: prepro.crop_central_whiten_images(x, 8, 9),
 }  # fmt: skip
 
+# As they are used in a layer: with torch's own stream of random numbers
+WITHOUT_SEED = {
+    "rotation": lambda x: prepro.rotation(x, 20, True),
+    "shift": lambda x: prepro.shift(x, is_random=True),
+    "shear": lambda x: prepro.shear(x, is_random=True),
+    "zoom": lambda x: prepro.zoom(x, is_random=True, order=1),
+    "crop": lambda x: prepro.crop(x, 9, 8, True),
+    "flip_axis": lambda x: prepro.flip_axis(x, 1, True),
+    "swirl": lambda x: prepro.swirl(x, radius=9, is_random=True),
+    "elastic_transform": lambda x: prepro.elastic_transform(x, 9, 2, is_random=True),
+    "apply_transform": lambda x: prepro.apply_transform(x, torch.diag(torch.tensor([0.5, 0.5, 1]))),
+    "remap": lambda x: prepro.remap(x, torch.full((3, 2), 0.5), torch.full((3, 2), 1.5)),
+    "brightness": lambda x: prepro.brightness(x, 0.5, is_random=True),
+    "channel_shift": lambda x: prepro.channel_shift(x, 0.1, True),
+    "random_brightness": lambda x: prepro.random_brightness(x, 0.1),
+    "random_contrast": lambda x: prepro.random_contrast(x, 0.5, 1.5),
+    "drop": lambda x: prepro.drop(x),
+    "distorted_images": lambda x: prepro.distorted_images(x, 8, 9),
+}
+
 
 @pytest.mark.parametrize("name", OF_IMAGES)
 def test_kinds_shapes_and_memory(name):
@@ -135,3 +155,19 @@ def test_gradients_reach_the_images(name):
     assert x.grad is not None
     assert x.grad.shape == x.shape
     assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_it_can_be_a_layer(name):
+    """On tensors without data, which give a network its shapes; compiled; and under autocast, with all its digits."""
+    if name in ("imresize", "projective"):
+        pytest.skip("reads numbers on the host")
+    fn = OF_IMAGES[name]
+    unseeded = WITHOUT_SEED.get(name, fn)
+    x = torch.rand(2, 16, 18, 3)
+    expected = fn(x)
+    assert unseeded(x.to("meta")).shape == expected.shape
+    compiled = torch.compile(unseeded, fullgraph=True, backend="eager")
+    assert compiled(x).shape == expected.shape
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(fn(x), expected, atol=1e-5, rtol=1e-5)

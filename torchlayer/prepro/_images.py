@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -128,6 +129,11 @@ def back_to(dtype: torch.dtype, y: Tensor) -> Tensor:
 def float_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of results that lie between the images' values: theirs if it is floating point, else float32."""
     return dtype if dtype.is_floating_point else torch.float32
+
+
+def without_autocast(batch: Tensor) -> Any:
+    """A context in which products keep all digits of float32."""
+    return nullcontext() if batch.is_meta else torch.autocast(batch.device.type, enabled=False)
 
 
 def per_image(values: Tensor, batch: Tensor) -> Tensor:

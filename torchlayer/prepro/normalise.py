@@ -66,7 +66,7 @@ def samplewise_norm(
     if samplewise_std_normalization:
         y = y / (y.std(dims, correction=0, keepdim=True) + epsilon)
     y = y.to(float_dtype(images.batch.dtype))
-    return images.close(y.clone() if y.data_ptr() == images.batch.data_ptr() else y)
+    return images.close(y if rescale or samplewise_center or samplewise_std_normalization else y.clone())
 
 
 def featurewise_norm(x: T, mean: Any = None, std: Any = None, epsilon: float = 1e-7) -> T:
