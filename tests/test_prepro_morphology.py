@@ -28,7 +28,8 @@ def test_grey_ones_are_scikit_images(morphology, name, dtype, radius):
 @pytest.mark.parametrize("radius", [0, 1, 3, 5])
 @pytest.mark.parametrize(("name", "grey"), [("binary_dilation", "dilation"), ("binary_erosion", "erosion")])
 def test_binary_ones_are_scikit_images(morphology, name, grey, radius):
-    mask = IMAGE > {"dilation": 250, "erosion": 5}[grey]
+    threshold = {"dilation": 250, "erosion": 5}[grey]
+    mask = IMAGE > threshold
     # scikit-image 0.26 deprecates its binary functions in favour of these
     expected = getattr(morphology, grey)(mask, morphology.disk(radius))
     for x in (mask, mask * 7, mask * 0.5):
