@@ -29,7 +29,7 @@ def test_grey_ones_are_scikit_images(morphology, name, dtype, radius):
 @pytest.mark.parametrize(("name", "grey"), [("binary_dilation", "dilation"), ("binary_erosion", "erosion")])
 def test_binary_ones_are_scikit_images(morphology, name, grey, radius):
     threshold = {"dilation": 250, "erosion": 5}[grey]
-    mask = IMAGE > threshold
+    mask = np.greater(IMAGE, threshold)
     # scikit-image 0.26 deprecates its binary functions in favour of these
     expected = getattr(morphology, grey)(mask, morphology.disk(radius))
     for x in (mask, mask * 7, mask * 0.5):

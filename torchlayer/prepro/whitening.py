@@ -32,7 +32,7 @@ def get_zca_whitening_principal_components_img(X: Any, *, n_components: int | No
     Args:
         n_components: keep so many directions, those of the greatest variance, and drop what lies in others. Then the
             result is :class:`~torchlayer.prepro.whitening.PrincipalComponents`, of ``D * n_components`` numbers where
-            the matrix has ``D * D``: for images of 224 x 224 x 3 that is the difference between 1 GB and 90.
+            the matrix has ``D * D``: for 2,000 components of images of 224 x 224 x 3, 1.2 GB instead of 91.
     Shape:
         X ``(N, H, W, C)``; returns ``(D, D)`` with ``D = H * W * C``, an array or a tensor as X is, floating point
         (float32 for integers; computed in float64).
