@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,23 +15,15 @@ Axes = tuple[int, int, int]
 
 
 class Images(NamedTuple):
-    """A batch ``(N, H, W, C)`` and the way back to what the caller had."""
+    """A batch ``(N, H, W, C)``, and what the caller had: how many axes, where, and of which kind."""
 
     batch: Tensor
-    close: Callable[[Tensor], Any]
+    n_dims: int
+    axes: Axes
+    is_array: bool
 
-    @property
-    def is_array(self) -> bool:
-        return getattr(self.close, "is_array", False)
-
-
-class _Close:
-    """Gives a batch the kind and the layout of what was opened."""
-
-    def __init__(self, n_dims: int, axes: Axes, is_array: bool):
-        self.n_dims, self.axes, self.is_array = n_dims, axes, is_array
-
-    def __call__(self, batch: Tensor) -> Any:
+    def close(self, batch: Tensor) -> Any:
+        """A result ``(N, h, w, C)`` as the caller had the images."""
         if self.n_dims == 2:
             batch = batch[0, :, :, 0]
         else:
@@ -79,7 +71,7 @@ def open_images(owner: str, x: Any, axes: Axes = (0, 1, 2)) -> Images:
     else:
         batch = batch[None] if n_dims == 3 else batch
         batch = batch.permute(0, *(1 + axis for axis in axes))  # (N, H, W, C)
-    return Images(batch, _Close(n_dims, axes, is_array))
+    return Images(batch, n_dims, axes, is_array)
 
 
 def open_several(owner: str, x: Any, axes: Axes = (0, 1, 2)) -> list[Images]:
