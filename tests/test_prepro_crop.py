@@ -58,6 +58,13 @@ def test_padding_is_numpys(fill_mode, of_numpy):
     assert (windows == y).all((2, 3, 4)).any()
 
 
+def test_an_image_is_cut_like_a_batch_of_one():
+    for seed in range(8):
+        y = prepro.crop(IMAGE, 5, 4, is_random=True, rng=np.random.default_rng(seed))
+        z = prepro.crop(torch.from_numpy(IMAGE)[None], 5, 4, is_random=True, rng=np.random.default_rng(seed))
+        np.testing.assert_array_equal(y, z[0])
+
+
 def test_axes_may_lie_elsewhere():
     first = IMAGE.transpose(2, 1, 0)  # (C, W, H)
     y = prepro.crop(first, 5, 4, is_random=True, row_index=2, col_index=1, channel_index=0, rng=5)

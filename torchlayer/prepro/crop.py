@@ -112,18 +112,25 @@ def _crops(
     mode = checked_fill_mode(owner, fill_mode)
     for images in several:
         checked_cval(owner, cval, images.batch, order=0)
-    if not is_random:
-        top, left = room // 2 - margin, play // 2 - margin
-        if min(top, left) >= 0 and top + rows <= height and left + columns <= width:
-            part = (slice(None), slice(top, top + rows), slice(left, left + columns))
-            return [images.close(images.batch[part].clone()) for images in several]
-        start = [torch.full((len(several[0].batch),), at, device=several[0].batch.device) for at in (top, left)]
-    else:
-        draws = Draws(owner, rng, several[0])
-        start = [draws.integers(room + 1) - margin, draws.integers(play + 1) - margin]
+    first = several[0]
+    places: list[Any] = [room // 2 - margin, play // 2 - margin]
+    if is_random:
+        draws = Draws(owner, rng, first)
+        places = [draws.integers(room + 1) - margin, draws.integers(play + 1) - margin]
+        if first.is_array and len(first.batch) == 1:
+            places = [int(place) for place in places]
+    if not margin and isinstance(places[0], int):
+        top, left = places
+        part = (slice(None), slice(top, top + rows), slice(left, left + columns))
+        return [images.close(images.batch[part].clone()) for images in several]
     results = []
     for images in several:
-        where = [span(at.to(images.batch.device), n) for at, n in zip(start, (rows, columns))]
+        device, n = images.batch.device, len(images.batch)
+        starts = [
+            torch.full((n,), at, device=device) if isinstance(at, int) else at.to(device, non_blocking=True)
+            for at in places
+        ]
+        where = [span(start, length) for start, length in zip(starts, (rows, columns))]
         results.append(images.close(pick(images.batch, where[0], where[1], mode if margin else None, cval)))
     return results
 
