@@ -222,6 +222,14 @@ def test_draws_are_the_originals_and_cover_their_range():
     assert abs(float(moved.mean())) < 3  # 4.5 deviations
 
 
+def test_ranges_may_be_given_backwards():
+    image = photo("float32")
+    for make in (int, np.random.default_rng, np.random.RandomState, lambda seed: torch.Generator().manual_seed(seed)):
+        backwards = prepro.zoom(image, (1.2, 0.8), True, rng=make(3))
+        np.testing.assert_array_equal(backwards, prepro.zoom(image, (0.8, 1.2), True, rng=make(3)))
+    assert prepro.rotation(image, -20, True, rng=0).shape == image.shape
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_rows_and_columns_may_lie_elsewhere(name):
     fn, options = getattr(prepro, name), {**RANDOM[name], "is_random": True, "rng": 2}

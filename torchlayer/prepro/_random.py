@@ -44,7 +44,8 @@ class Draws:
             )
 
     def uniform(self, low: float, high: float) -> Tensor:
-        """``(n,)`` float64 in ``[low, high)``."""
+        """``(n,)`` float64 between the two numbers, whichever is the greater."""
+        low, high = min(low, high), max(low, high)
         if self._numpy is not None:
             return self._here(self._numpy.uniform(low, high, self.n))
         return self._from_torch((), torch.float64) * (high - low) + low
