@@ -26,6 +26,7 @@ from .network import Network as Network
 from .step import TrainStep as TrainStep
 
 if _TYPE_CHECKING:
+    from . import distributed as distributed
     from . import nlp as nlp
     from . import nn as nn
     from . import optim as optim
@@ -35,7 +36,8 @@ if _TYPE_CHECKING:
 
 act = activation  # the original's short name
 
-_AT_FIRST_USE = ("nlp", "nn", "optim", "rein", "testing", "visualize")  # importing all would take twice as long
+# importing all would take twice as long
+_AT_FIRST_USE = ("distributed", "nlp", "nn", "optim", "rein", "testing", "visualize")
 
 
 def __getattr__(name: str) -> object:
