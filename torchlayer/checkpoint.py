@@ -87,8 +87,12 @@ def save(
     """
     if keep < 1:
         raise ValueError(f"keep counts the checkpoints that stay, so it is 1 or more, got {keep}")
-    parts = _parts(model, optimizer, others)
-    state = {
+    _write(path, _contents(_parts(model, optimizer, others), generators, position, extra), keep)
+
+
+def _contents(parts: Mapping[str, Any], generators: Generators | None, position: Any, extra: Any) -> dict[str, Any]:
+    """What goes into a checkpoint, under the names it has there."""
+    return {
         "about": {
             "libraries": {"torchlayer": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
             "python": platform.python_version(),
@@ -100,6 +104,9 @@ def save(
         "extra": extra,
         **{name: part.state_dict() for name, part in parts.items()},
     }
+
+
+def _write(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int) -> None:
     payload = {key: _plain(value, key) for key, value in state.items()}
     with atomic_write(path) as f:
         write_sealed(f, payload)
@@ -253,7 +260,7 @@ def _load_loose(parts: Mapping[str, Any], state: Mapping[str, Any]) -> None:
 
 def _adapted(saved: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
     """An optimiser's state as this optimiser, on this device, can use it."""
-    adapted = copy.deepcopy(dict(saved))  # torch keeps tensors that need no cast, and would step on ours
+    adapted = _copied(dict(saved))  # torch keeps tensors that need no cast, and would step on ours
     for group, live in zip(adapted["param_groups"], optimizer.param_groups):
         device = live["params"][0].device if live["params"] else torch.device("cpu")
         if "capturable" in group:  # torch asserts that nothing on a CPU is; on a GPU it moves `step` along
@@ -264,6 +271,17 @@ def _adapted(saved: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
             elif isinstance(value, Tensor):
                 group[key] = value.to(device)
     return adapted
+
+
+def _copied(value: Any) -> Any:
+    """As `copy.deepcopy`, which knows no tensors that are divided among processes."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    if type(value) is dict:
+        return {key: _copied(v) for key, v in value.items()}
+    return copy.deepcopy(value)
 
 
 def _rotate(path: Path, keep: int) -> None:
@@ -299,6 +317,8 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Tensor):
         if is_lazy(value):
             raise ValueError(f"{where} has no size yet: call the network once, or stack it on an InputLayer")
+        if hasattr(value, "full_tensor"):  # a DTensor, of which a file would hold this process's part alone
+            raise TypeError(f"{where} is divided among processes; let all of them call tl.distributed.save")
         return value
     if isinstance(value, np.generic):
         return _plain(value.item(), where)
