@@ -51,6 +51,16 @@ def test_every_mnist_variant_runs_draws_and_saves(tmp_path):
     assert {f"{name}.ckpt" for name in names} <= left
 
 
+def test_distributed_runs_under_torchrun(tmp_path):
+    script = next(p for p in EXAMPLES if p.stem == "tutorial_distributed")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script)
+    text = run(*torchrun, "--smoke", "--device", "cpu", "--out", "out", "--trunk", "fsdp2", cwd=tmp_path)
+    for line in ("process 0 of 2 on cpu: classes 0 to 249", "process 1 of 2 on cpu: classes 250 to 499"):
+        assert line in text
+    assert len(re.findall(r"^result: perplexity=\d+\.\d{4}$", text, re.MULTILINE)) == 1
+    assert tl.checkpoint.load(tmp_path / "out" / "run.ckpt")["loss"]["weight"].shape == (500, 32)  # the whole table
+
+
 @pytest.mark.parametrize(("model", "stem"), [("one", "model_word2vec_50k_128"), ("fast", "model_word2vec_fast")])
 def test_word2vec_trains_scores_saves_and_resumes(model, stem, tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHLAYER_DATA", raising=False)  # where there are more texts and word lists
