@@ -65,12 +65,14 @@ def batches(ids, batch_size, order=None):
 
 def mean_loss(model, loss, ids, args, here):
     """The exact loss over all classes; every process has all of the rows."""
-    model.eval(), loss.eval()
+    model.eval()
+    loss.eval()
     total = torch.zeros((), device=here.device)
     with torch.no_grad():
         for x, y in batches(ids, args.batch_size):
             total += loss(model(x.to(here.device)), y.to(here.device)) * len(y)
-    model.train(), loss.train()
+    model.train()
+    loss.train()
     return float(total) / (len(ids) - N_BEFORE)
 
 

@@ -140,11 +140,11 @@ class _Share:
         own = _own(name, n_classes, ranks, weight)
         self.is_empty = len(own) == 0
         # a rank without rows is checked with a row that stands for them
-        table = [
+        table: list[Any] = [
             x.new_zeros((1, *x.shape[1:])) if self.is_empty and isinstance(x, Tensor) else x for x in (weight, bias)
         ]
-        checked = prepare(name, *table, hidden, labels, sampled_values, subtract_log_q, reduction)
-        _, _, hidden, labels, sampled, true_count, sampled_count = checked
+        batch = hidden, labels, sampled_values, subtract_log_q, reduction
+        _, _, hidden, labels, sampled, true_count, sampled_count = prepare(name, table[0], table[1], *batch)
         agree(name, ranks, hidden.device, describe_batch(labels, sampled))
         self.weight, self.bias = weight, bias
         self.hidden = same_on_all(hidden, ranks)

@@ -134,7 +134,7 @@ class _ClassParallelLoss(_SampledLoss):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         own = dict(state_dict)
         for name in self._parameters:
-            value = own.get(prefix + name)
+            value: Any = own.get(prefix + name)
             if is_divided(value):
                 value = value.to_local()
             if isinstance(value, Tensor) and value.dim() and len(value) == self.n_classes:
