@@ -79,6 +79,14 @@ def largest_over(x: Tensor, ranks: Ranks) -> Tensor:
     return x
 
 
+def softmax_over(log_sum: Tensor, true_mean: Tensor, ranks: Ranks) -> Tensor:
+    """The losses from every rank's logarithm of a sum of exponentials, and its share of the mean true logit."""
+    largest = largest_over(log_sum, ranks)
+    shift = torch.where(largest.isfinite(), largest, 0)  # shifted by an infinity every other rank's would be NaN
+    total, mean = sum_over(torch.stack(((log_sum - shift).exp(), true_mean)), ranks)
+    return shift + total.log() - mean
+
+
 def from_first(x: Tensor, ranks: Ranks) -> Tensor:
     """The first rank's ``x``, in place."""
     if ranks.count > 1:
@@ -140,6 +148,19 @@ def agree(name: str, ranks: Ranks, device: torch.device, values: dict[str, int |
                 f"{name} needs the same {label} on every rank, got {own} on rank {ranks.rank}, and from {-low} to "
                 f"{high} on all {ranks.count}"
             )
+
+
+def describe_batch(labels: Tensor, sampled: Tensor | None = None) -> dict[str, int | Tensor]:
+    """What tells whether all ranks were given the same batch."""
+    values = {"number of rows": labels.shape[0], "labels (by their sum)": labels.sum()}
+    if sampled is not None:
+        values |= {"number of samples": sampled.shape[0], "samples (by their sum)": sampled.sum()}
+    return values
+
+
+def rows_of(ids: Tensor, own: range) -> Tensor:
+    """Classes as rows of the part that is here; -1 for one that is not."""
+    return torch.where((ids >= own.start) & (ids < own.stop), ids - own.start, -1)
 
 
 class _SameOnAll(torch.autograd.Function):

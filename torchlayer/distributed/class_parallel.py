@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..kernels._sampled_loss import REDUCTIONS, check_ids, prepare, sum_dtype
 from ..kernels.class_parallel import nce_share, softmax_share
-from ._ranks import Group, Ranks, agree, largest_over, part, ranks_of, same_on_all, sum_over
+from ._ranks import Group, Ranks, agree, describe_batch, part, ranks_of, rows_of, same_on_all, softmax_over, sum_over
 
 _SOFTMAX, _NCE = "class_parallel_sampled_softmax_loss", "class_parallel_nce_loss"
 
@@ -113,14 +113,6 @@ def class_parallel_nce_loss(
     return REDUCTIONS[reduction](share.spoil(sum_over(losses, ranks)))  # type: ignore[arg-type]
 
 
-def softmax_over(log_sum: Tensor, true_mean: Tensor, ranks: Ranks) -> Tensor:
-    """The losses from every rank's logarithm of a sum of exponentials, and its share of the mean true logit."""
-    largest = largest_over(log_sum, ranks)
-    shift = torch.where(largest.isfinite(), largest, 0)  # shifted by an infinity every other rank's would be NaN
-    total, mean = sum_over(torch.stack(((log_sum - shift).exp(), true_mean)), ranks)
-    return shift + total.log() - mean
-
-
 class _Share:
     """What a rank's op is given: checked arguments, and ids as rows of its own part of the table."""
 
@@ -191,14 +183,6 @@ class _Nothing(torch.autograd.Function):
         return *own, torch.zeros_like(hidden), None
 
 
-def describe_batch(labels: Tensor, sampled: Tensor | None = None) -> dict[str, int | Tensor]:
-    """What tells whether all ranks were given the same batch."""
-    values = {"number of rows": labels.shape[0], "labels (by their sum)": labels.sum()}
-    if sampled is not None:
-        values |= {"number of samples": sampled.shape[0], "samples (by their sum)": sampled.sum()}
-    return values
-
-
 def _own(name: str, n_classes: int, ranks: Ranks, weight: Tensor) -> range:
     if not isinstance(n_classes, int) or isinstance(n_classes, bool) or n_classes < 1:
         raise ValueError(f"{name} needs n_classes as an int of at least 1, got {n_classes!r}")
@@ -209,8 +193,3 @@ def _own(name: str, n_classes: int, ranks: Ranks, weight: Tensor) -> range:
             f"{ranks.count}, got weight {tuple(weight.shape)}; see own_classes"
         )
     return own
-
-
-def rows_of(ids: Tensor, own: range) -> Tensor:
-    """Classes as rows of the part that is here; -1 for one that is not."""
-    return torch.where((ids >= own.start) & (ids < own.stop), ids - own.start, -1)

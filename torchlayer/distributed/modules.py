@@ -14,14 +14,19 @@ from ..kernels._sampled_loss import REDUCTIONS, sum_dtype
 from ..kernels.samplers import SampledValues, log_uniform_sampler
 from ..nn import Sampler, _SampledLoss
 from ._divided import divided, is_divided
-from ._ranks import Group, agree, from_first, own_classes, ranks_of, same_on_all, sum_over
-from .class_parallel import (
-    class_parallel_nce_loss,
-    class_parallel_sampled_softmax_loss,
+from ._ranks import (
+    Group,
+    agree,
     describe_batch,
+    from_first,
+    own_classes,
+    ranks_of,
     rows_of,
+    same_on_all,
     softmax_over,
+    sum_over,
 )
+from .class_parallel import class_parallel_nce_loss, class_parallel_sampled_softmax_loss
 
 # Rows that are initialised from one seed, so that a table does not depend on how many ranks hold it.
 _ROWS_A_SEED = 4096

@@ -116,7 +116,7 @@ class _Share:
         return d_hidden, d_rows, d_biases, torch.cat((self.sampled, self.labels.flatten()))
 
 
-def parameter_gradients(
+def _parameter_gradients(
     ctx: Any, gradients: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Of weight, bias and ``hidden``, from what a backward op returns."""
@@ -188,7 +188,7 @@ def _softmax_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
     given = [zeros if grad is None else grad for grad in grads]
     op = torch.ops.torchlayer.class_parallel_softmax_backward.default
     gradients = _call_backward(op, *given, *ctx.saved_tensors, ctx.remove_accidental_hits)
-    return *parameter_gradients(ctx, gradients), *[None] * 6
+    return *_parameter_gradients(ctx, gradients), *[None] * 6
 
 
 # NCE: the sum of the logistic losses -------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def _nce_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _nce_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     op = torch.ops.torchlayer.class_parallel_nce_backward.default
     gradients = _call_backward(op, grad, *ctx.saved_tensors, ctx.remove_accidental_hits)
-    return *parameter_gradients(ctx, gradients), *[None] * 6
+    return *_parameter_gradients(ctx, gradients), *[None] * 6
 
 
 def _call_backward(op: Any, *arguments: Any) -> Any:
