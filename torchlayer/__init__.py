@@ -29,13 +29,14 @@ if _TYPE_CHECKING:
     from . import nlp as nlp
     from . import nn as nn
     from . import optim as optim
+    from . import prepro as prepro
     from . import rein as rein
     from . import testing as testing
     from . import visualize as visualize
 
 act = activation  # the original's short name
 
-_AT_FIRST_USE = ("nlp", "nn", "optim", "rein", "testing", "visualize")  # importing all would take twice as long
+_AT_FIRST_USE = ("nlp", "nn", "optim", "prepro", "rein", "testing", "visualize")  # all would take twice as long
 
 
 def __getattr__(name: str) -> object:
