@@ -29,7 +29,7 @@ import torchlayer as tl
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 EPOCHS = {"tutorial": 200, "batch_norm": 200, "fast": 10}
 BATCH_SIZES = {"tutorial": 128, "batch_norm": 128, "fast": 1024}
-RATES = {"tutorial": 1e-4, "batch_norm": 1e-4, "fast": 1.5}
+RATES = {"tutorial": 1e-4, "batch_norm": 1e-4, "fast": 1.5}  # the last one for batches of 1,024
 BLOCK = 30  # steps a launch: on a GPU they are one CUDA graph
 
 
@@ -203,7 +203,7 @@ def train_fast(name: str, data: Data, args: argparse.Namespace) -> dict[str, flo
     net.print_params(False)
 
     # lr is for a loss averaged over the batch; biases learn 64 times as fast, and decay as fast as all else
-    decay = 0.0153 / (1 + 1 / (1 - 0.85)) / args.lr
+    decay = 0.0153 * args.batch_size / 1024 / (1 + 1 / (1 - 0.85)) / args.lr
     trained = {key: p for key, p in net.named_parameters() if p.requires_grad}
     biases = [p for key, p in trained.items() if key.endswith("beta")]
     groups = [
@@ -386,7 +386,8 @@ def through_records(args: argparse.Namespace) -> Data:
     (X, y), (X_test, y_test) = map(read_records, files)
     print(f"read {len(X):,} and {len(X_test):,} records in {time.perf_counter() - started:.1f}s")
     n = len(X) - args.validation
-    parts = (X[:n], y[:n], X[n:], y[n:], X_test, y_test)
+    n_train = min(n, args.images or n)
+    parts = (X[:n_train], y[:n_train], X[n:], y[n:], X_test, y_test)
     return Data(*(torch.as_tensor(part, device=args.device) for part in parts))
 
 
@@ -397,6 +398,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="default: the model's")
     parser.add_argument("--lr", type=float, help="default: the model's")
     parser.add_argument("--validation", type=int, default=0, help="so many of the last training images are held back")
+    parser.add_argument("--images", type=int, help="train on the first so many only: for a look on a CPU")
     parser.add_argument("--measure-every", type=int, default=1, help="epochs")
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), help="default: bf16 for fast on a GPU, or tf32")
     parser.add_argument("--compile", action="store_true", help="run the fast network through torch.compile")
@@ -411,7 +413,7 @@ def main() -> None:
     name = args.model
     args.epochs = args.epochs or (2 if args.smoke else EPOCHS[name])
     args.batch_size = args.batch_size or (128 if args.smoke else BATCH_SIZES[name])
-    args.lr = args.lr or RATES[name]
+    args.lr = args.lr or RATES[name] * (args.batch_size / 1024 if name == "fast" else 1)
     on_gpu = torch.device(args.device).type == "cuda"
     precision = args.precision or ("bf16" if name == "fast" and on_gpu else "tf32")
     args.autocast = torch.bfloat16 if precision == "bf16" else None
