@@ -8,15 +8,17 @@ from torch import Tensor
 from ._edges import fold
 
 
-def pick(batch: Tensor, rows: Tensor, columns: Tensor, fill_mode: str = "nearest", cval: float = 0.0) -> Tensor:
-    """The rows and columns of each image, in one gather; indices beyond the edges follow ``fill_mode``.
+def pick(batch: Tensor, rows: Tensor, columns: Tensor, fill_mode: str | None = None, cval: float = 0.0) -> Tensor:
+    """The rows and columns of each image, in one gather; those beyond the edges follow ``fill_mode``.
 
     Shape:
         batch ``(N, H, W, C)``, rows ``(N, h)``, columns ``(N, w)`` int64; returns ``(N, h, w, C)``.
     """
     n, height, width, _ = batch.shape
     image = torch.arange(n, device=batch.device).view(n, 1, 1)
-    r, c = fold(rows, height, fill_mode), fold(columns, width, fill_mode)
+    r, c = rows, columns
+    if fill_mode is not None:
+        r, c = fold(rows, height, fill_mode), fold(columns, width, fill_mode)
     y = batch[image, r[:, :, None], c[:, None, :]]
     if fill_mode == "constant":
         inside = ((rows == r)[:, :, None] & (columns == c)[:, None, :]).unsqueeze(-1)  # (N, h, w, 1)

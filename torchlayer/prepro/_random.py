@@ -72,3 +72,21 @@ class Draws:
 
     def _here(self, drawn: Any) -> Tensor:
         return torch.from_numpy(np.asarray(drawn)).to(self.device, non_blocking=True)
+
+
+def children(rng: Any, n: int) -> list[np.random.Generator]:
+    """``n`` generators derived from one, independent of each other and of the order in which they are used."""
+    if isinstance(rng, np.random.Generator):
+        entropy = rng.integers(2**63, size=2).tolist()
+    elif isinstance(rng, torch.Generator):
+        entropy = torch.randint(2**63 - 1, (2,), generator=rng, device=rng.device).tolist()
+    elif rng is None or isinstance(rng, np.random.RandomState):
+        source = np.random if rng is None else rng
+        entropy = source.randint(2**63 - 1, size=2, dtype=np.int64).tolist()
+    elif isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
+        entropy = int(rng)
+    else:
+        raise TypeError(
+            f"rng must be None, an int, a NumPy Generator or RandomState, or a torch.Generator, got {rng!r}"
+        )
+    return [np.random.default_rng(seed) for seed in np.random.SeedSequence(entropy).spawn(n)]

@@ -11,6 +11,7 @@ from ._edges import checked_fill_mode
 from ._images import Images, T, close_several, open_images, open_several
 from ._pick import pick, span
 from ._random import Draws, Rng
+from ._sample import checked_cval
 
 
 def crop(
@@ -109,6 +110,8 @@ def _crops(
             f"{padded}"
         )
     mode = checked_fill_mode(owner, fill_mode)
+    for images in several:
+        checked_cval(owner, cval, images.batch, order=0)
     if not is_random:
         top, left = room // 2 - margin, play // 2 - margin
         if min(top, left) >= 0 and top + rows <= height and left + columns <= width:
@@ -121,7 +124,7 @@ def _crops(
     results = []
     for images in several:
         where = [span(at.to(images.batch.device), n) for at, n in zip(start, (rows, columns))]
-        results.append(images.close(pick(images.batch, *where, mode, cval)))
+        results.append(images.close(pick(images.batch, where[0], where[1], mode if margin else None, cval)))
     return results
 
 
