@@ -30,6 +30,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 EPOCHS = {"tutorial": 200, "batch_norm": 200, "fast": 10}
 BATCH_SIZES = {"tutorial": 128, "batch_norm": 128, "fast": 1024}
 RATES = {"tutorial": 1e-4, "batch_norm": 1e-4, "fast": 1.5}  # the last one for batches of 1,024
+N_RECORDS = 10_000  # in each of the five training files
 BLOCK = 30  # steps a launch: on a GPU they are one CUDA graph
 
 
@@ -138,7 +139,7 @@ def build_fast(images: Tensor, scale: float = 1.0) -> tl.Network:
         net = tl.layers.BatchNormLayer(net, 0.6, 1e-12, act=F.gelu, gamma_init=1.0, name=f"norm{i}b")
     net = tl.layers.MaxPool2d(net, (3, 3), (3, 3), "VALID", name="pool4")
     net = tl.layers.FlattenLayer(net, name="flatten")
-    bound = net.outputs.shape[1] ** -0.5
+    bound = int(256 * scale) ** -0.5
     W_init = tl.initializers.random_uniform(-bound, bound)
     net = tl.layers.DenseLayer(net, 10, W_init=W_init, b_init=None, name="output_layer")
     net = tl.layers.LambdaLayer(net, torch.mul, {"other": 1 / 9}, name="soft")
@@ -178,15 +179,16 @@ class Lookahead:
     def after(self, step: int) -> None:
         if step % 5 == 0:
             decay = 0.95**5 * (step / self.n_steps) ** 3
-            torch._foreach_lerp_(self.mean, self.live, 1 - decay)
+            torch._foreach_lerp_(self.mean, self.live, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         if step % 5 == 0 or step == self.n_steps:
-            torch._foreach_copy_(self.live, self.mean)
+            torch._foreach_copy_(self.live, self.mean)  # pyright: ignore[reportPrivateImportUsage]
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self.mean}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        torch._foreach_copy_(self.mean, state_dict["mean"])
+        for mean, saved in zip(self.mean, state_dict["mean"]):
+            mean.copy_(saved)
 
 
 def triangle(done: float) -> float:
@@ -277,24 +279,29 @@ class Run:
     def __init__(self, name: str, net: tl.Network, data: Data, args: argparse.Namespace, parts: dict, predict=None):
         self.name, self.net, self.data, self.args = name, net, data, args
         self.parts, self.predict = {"model": net, **parts}, predict or (lambda net, x: net(x))
-        self.history = {key: [] for key in ("epoch", "seconds", "train_loss", "val_acc", "test_loss", "test_acc")}
+        self.history: dict[str, list] = {
+            key: [] for key in ("epoch", "seconds", "train_loss", "val_acc", "test_loss", "test_acc")
+        }
         self.checkpoint = args.out / f"{name}.ckpt"
 
     def epochs(self):
         """The numbers of the epochs that are left, from 1, each with its clock started."""
-        args, start = self.args, 0
+        args, start, begun = self.args, 0, time.perf_counter()
         if args.resume and self.checkpoint.exists():
             state = tl.checkpoint.load(self.checkpoint)
             start, self.history = tl.checkpoint.restore(state, **self.parts), state["extra"]
         for epoch in tqdm(range(start + 1, args.epochs + 1), desc=self.name, unit="epoch", disable=None):
             self.net.train()
             self.started = time.perf_counter()
+            self.last = args.minutes is not None and self.started - begun > 60 * args.minutes
             yield epoch
+            if self.last:
+                return
 
     def measure(self, epoch: int, train_loss: Tensor, what: str) -> None:
         loss = train_loss.item()  # waits for the last step, so that the clock is honest
         seconds = time.perf_counter() - self.started
-        if epoch % self.args.measure_every and epoch != self.args.epochs:
+        if epoch % self.args.measure_every and epoch != self.args.epochs and not self.last:
             return
         test_loss, test_acc, _ = self.evaluate(self.data.X_test, self.data.y_test)
         val_acc = self.evaluate(self.data.X_val, self.data.y_val)[1] if len(self.data.X_val) else None
@@ -339,15 +346,15 @@ def load(args: argparse.Namespace) -> tuple[np.ndarray, ...]:
     if args.smoke:  # scikit-learn's digits, enlarged and in colour, so that every line below runs
         X, y, _, _, X_test, y_test = tl.files.load_digits_dataset(shape=(-1, 8, 8, 1))
         colour = np.float32([255, 200, 100])
-        enlarged = [(x.repeat(4, 1).repeat(4, 2) * colour).astype(np.uint8) for x in (X[:1024], X_test)]
-        return enlarged[0], y[:1024], enlarged[1], y_test
+        enlarged = [(x.repeat(4, 1).repeat(4, 2) * colour).astype(np.uint8) for x in (X[:384], X_test[:100])]
+        return enlarged[0], y[:384], enlarged[1], y_test[:100]
     folder = Path(args.data or Path(os.environ.get("TORCHLAYER_DATA", "."), "cifar10"))
     part = sorted(folder.glob("test_batch.first*.bin*"))
     if not part or list(folder.glob("test_batch.bin*")):
         X, y, X_test, y_test = tl.files.load_cifar10_dataset(path=args.data)
         return X.astype(np.uint8), y, X_test.astype(np.uint8), y_test
     files = [next(iter(sorted(folder.glob(f"data_batch_{i}.bin*")))) for i in range(1, 6)]
-    parts = [tl.files.read_cifar10(file, 10_000) for file in files]
+    parts = [tl.files.read_cifar10(file, N_RECORDS) for file in files]
     X_test, y_test = tl.files.read_cifar10(part[0])
     X, y = np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
     print(f"{folder} has the first {len(X_test):,} of the 10,000 test images only: no figure below is of the whole")
@@ -394,17 +401,24 @@ def through_records(args: argparse.Namespace) -> Data:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=EPOCHS, default="tutorial")
-    parser.add_argument("--epochs", type=int, help="default: 200, fast: 10 (the original says 50,000 and means forever)")
+    parser.add_argument(
+        "--epochs", type=int, help="default: 200, fast: 10 (the original says 50,000 and means forever)"
+    )
+    parser.add_argument("--minutes", type=float, help="the first epoch that begins later than this is the last")
     parser.add_argument("--batch-size", type=int, help="default: the model's")
     parser.add_argument("--lr", type=float, help="default: the model's")
     parser.add_argument("--validation", type=int, default=0, help="so many of the last training images are held back")
     parser.add_argument("--images", type=int, help="train on the first so many only: for a look on a CPU")
     parser.add_argument("--measure-every", type=int, default=1, help="epochs")
-    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), help="default: bf16 for fast on a GPU, or tf32")
+    parser.add_argument(
+        "--precision", choices=("fp32", "tf32", "bf16"), help="default: bf16 for fast on a GPU, or tf32"
+    )
     parser.add_argument("--compile", action="store_true", help="run the fast network through torch.compile")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--data", help="a folder with CIFAR-10's binary files (default: $TORCHLAYER_DATA, or a download)")
+    parser.add_argument(
+        "--data", help="a folder with CIFAR-10's binary files (default: $TORCHLAYER_DATA, or a download)"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/cifar10"))
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="two epochs of small, bundled digits: does it run?")

@@ -1,11 +1,11 @@
 """Inception V3: a network of plain PyTorch modules, and whatever else you have, as one layer.
 
-Reproduces  tutorial_inceptionV3_tfslim.py of TensorLayer 1.3, where SlimNetsLayer wraps TF-Slim's network. Here TorchLayer
-            wraps an nn.Module: the network of Szegedy et al. 2015, arXiv:1512.00567, written below. Its parameters have
-            torchvision's names, so that torchvision's weights fit.
-Expect      23,834,568 parameters (without the classifier that helped in training), and the likeliest five of ImageNet's
-            1,000 classes. The original feeds pixels in 0 to 1 to weights that were trained on -1 to 1, so its
-            probabilities are too low; here they are scaled as in training.
+Reproduces  tutorial_inceptionV3_tfslim.py of TensorLayer 1.3, where SlimNetsLayer wraps TF-Slim's network. Here
+            TorchLayer wraps an nn.Module: the network of Szegedy et al. 2015, arXiv:1512.00567, written below. Its
+            parameters have torchvision's names, so that torchvision's weights fit.
+Expect      23,834,568 parameters (without the classifier that helped in training), and the likeliest five of
+            ImageNet's 1,000 classes. The original feeds pixels in 0 to 1 to weights that were trained on -1 to 1, so
+            its probabilities are too low; here they are scaled as in training.
 Run         python examples/tutorial_inceptionV3.py --weights inception_v3_google-0cc3c7bd.pth --data picture.jpg
             python examples/tutorial_inceptionV3.py --smoke    # random weights, a drawn picture: does it run?
 The weights are 104 MB at https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth; nothing fetches them.
@@ -88,7 +88,7 @@ class Convolution(nn.Module):
     def __init__(self, n_in: int, n_out: int, kernel: int | tuple[int, int], stride: int = 1, padded: bool = True):
         super().__init__()
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-        padding = [side // 2 if padded and stride == 1 else 0 for side in sides]
+        padding = (sides[0] // 2, sides[1] // 2) if padded and stride == 1 else (0, 0)
         self.conv = nn.Conv2d(n_in, n_out, sides, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(n_out, eps=0.001)
 
@@ -139,8 +139,9 @@ class InceptionV3(nn.Module):
         self.Conv2d_4a_3x3 = Convolution(80, 192, 3, padded=False)
         n = 192
         for name, branches in MIXED.items():
-            self.add_module(name, Mixed(n, branches))
-            n = self.get_submodule(name).n_out
+            block = Mixed(n, branches)
+            self.add_module(name, block)
+            n = block.n_out
         self.fc = nn.Linear(n, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,8 +198,8 @@ def main() -> None:
     if not args.smoke and (args.weights is None or not args.weights.is_file()):
         given = "no --weights were given" if args.weights is None else f"there is no file '{args.weights}'"
         raise SystemExit(
-            f"{given}: download inception_v3_google-0cc3c7bd.pth (104 MB) from https://download.pytorch.org/models/ and "
-            "pass its path; --smoke runs the network with random weights. If you have torchvision (pip install "
+            f"{given}: download inception_v3_google-0cc3c7bd.pth (104 MB) from https://download.pytorch.org/models/ "
+            "and pass its path; --smoke runs the network with random weights. If you have torchvision (pip install "
             "torchvision), its models go into a TorchLayer just as well"
         )
     module = InceptionV3()
@@ -220,7 +221,9 @@ def main() -> None:
         print(f"{names[i]} : {p:.4f}")
     title = "random weights" if args.smoke else names[int(best.indices[0])]
     tl.visualize.frame(image, name=args.out / f"{title.replace('/', '-')}.png")
-    print(f"result: inceptionV3 top1={int(best.indices[0])} probability={float(best.values[0]):.4f} seconds={seconds:.3f}")
+    print(
+        f"result: inceptionV3 top1={int(best.indices[0])} probability={float(best.values[0]):.4f} seconds={seconds:.3f}"
+    )
 
 
 if __name__ == "__main__":

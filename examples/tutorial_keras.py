@@ -1,11 +1,11 @@
 """A block of another library as one layer: plain PyTorch's, or Keras's on PyTorch.
 
 Reproduces  tutorial_keras.py of TensorLayer 1.3: a perceptron for handwritten digits (dropout, 800 units, dropout, 800
-            units, dropout, 10 units; Adam 1e-4, batch 128, 200 epochs) as one block of Keras inside KerasLayer. Here the
-            block is inside TorchLayer: an nn.Sequential, or with --block keras one of Keras, whose models are modules of
-            PyTorch's if it runs on PyTorch.
-            The original's first dropout, Dropout(0.8), erases 80 % of the pixels, since Keras counts what is dropped and
-            TensorLayer what is kept; the network it means keeps 80 %, and so does this one.
+            units, dropout, 10 units; Adam 1e-4, batch 128, 200 epochs) as one block of Keras inside KerasLayer. Here
+            the block is inside TorchLayer: an nn.Sequential, or with --block keras one of Keras, whose models are
+            modules of PyTorch's if it runs on PyTorch. The original's first dropout, Dropout(0.8), erases 80 % of the
+            pixels, since Keras counts what is dropped and TensorLayer what is kept; the network it means keeps 80 %,
+            and so does this one.
 Expect      what tutorial_mnist.py --model mlp reaches, see examples/README.md: it is the same network.
 Run         python examples/tutorial_keras.py [--data DIR]
             python examples/tutorial_keras.py --block keras     # needs: pip install keras

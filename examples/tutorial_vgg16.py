@@ -1,7 +1,7 @@
 """VGG-16: what is in a picture, by a network that somebody else has trained.
 
-Reproduces  tutorial_vgg16.py of TensorLayer 1.3: the network of Simonyan and Zisserman 2014, arXiv:1409.1556, configuration
-            D, in this library's layers, and the weights that the original loads.
+Reproduces  tutorial_vgg16.py of TensorLayer 1.3: the network of Simonyan and Zisserman 2014, arXiv:1409.1556,
+            configuration D, in this library's layers, and the weights that the original loads.
 Expect      138,357,544 parameters, and of ImageNet's 1,000 classes the right one among the first five for 92.7 % of
             its pictures (the original's comment, after the paper). The five likeliest classes of your picture.
 Run         python examples/tutorial_vgg16.py --weights vgg16_weights.npz --data picture.jpg [--classes names.txt]
@@ -23,11 +23,12 @@ BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # how many filters, 
 MEAN = (123.68, 116.779, 103.939)  # of the red, green and blue of ImageNet
 
 
-def build(size: int = 224, n_classes: int = 1000, narrower: int = 1, W_init=tl.initializers.he_normal()) -> tl.Network:
+def build(size: int = 224, n_classes: int = 1000, narrower: int = 1, W_init=None) -> tl.Network:
     """The network, from pictures ``(N, size, size, 3)`` in 0 to 255 to the classes' logits.
 
     ``narrower`` divides the number of filters and units, for a look at it without 553 MB.
     """
+    W_init = W_init or tl.initializers.he_normal()
     net = tl.layers.InputLayer((None, size, size, 3), name="input")
     net = tl.layers.LambdaLayer(net, subtract_mean, name="preprocess")
     for i, (n_filter, n_convolutions) in enumerate(BLOCKS, start=1):
@@ -84,8 +85,8 @@ def main() -> None:
     if not args.smoke and (args.weights is None or not args.weights.is_file()):
         given = "no --weights were given" if args.weights is None else f"there is no file '{args.weights}'"
         raise SystemExit(
-            f"{given}: download vgg16_weights.npz (553 MB) from https://www.cs.toronto.edu/~frossard/vgg16/ and pass its "
-            "path; --smoke runs a small network with random weights"
+            f"{given}: download vgg16_weights.npz (553 MB) from https://www.cs.toronto.edu/~frossard/vgg16/ and pass "
+            "its path; --smoke runs a small network with random weights"
         )
     size = 64 if args.smoke else 224
     if args.smoke:

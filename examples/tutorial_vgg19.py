@@ -1,7 +1,8 @@
 """VGG-19: the five likeliest things in a picture, by a network that somebody else has trained.
 
-Reproduces  tutorial_vgg19.py of TensorLayer 1.3: the network of Simonyan and Zisserman 2014, arXiv:1409.1556, configuration
-            E, in this library's layers, on the middle of a picture, and the weights that the original loads.
+Reproduces  tutorial_vgg19.py of TensorLayer 1.3: the network of Simonyan and Zisserman 2014, arXiv:1409.1556,
+            configuration E, in this library's layers, on the middle of a picture, and the weights that the original
+            loads.
 Expect      143,667,240 parameters, and the likeliest five of ImageNet's 1,000 classes.
 Run         python examples/tutorial_vgg19.py --weights vgg19.npz --data picture.jpg [--classes names.txt]
             python examples/tutorial_vgg19.py --smoke    # random weights, a drawn picture: does it run?
@@ -24,11 +25,12 @@ BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # how many filters, 
 MEAN = (103.939, 116.779, 123.68)  # of the blue, green and red of ImageNet, in 0 to 255
 
 
-def build(size: int = 224, n_classes: int = 1000, narrower: int = 1, W_init=tl.initializers.he_normal()) -> tl.Network:
+def build(size: int = 224, n_classes: int = 1000, narrower: int = 1, W_init=None) -> tl.Network:
     """The network, from pictures ``(N, size, size, 3)`` in 0 to 1 to the classes' logits.
 
     ``narrower`` divides the number of filters and units, for a look at it without 575 MB.
     """
+    W_init = W_init or tl.initializers.he_normal()
     net = tl.layers.InputLayer((None, size, size, 3), name="input")
     net = tl.layers.LambdaLayer(net, to_blue_green_red, name="preprocess")
     for i, (n_filter, n_convolutions) in enumerate(BLOCKS, start=1):
@@ -88,8 +90,8 @@ def main() -> None:
     if not args.smoke and (args.weights is None or not args.weights.is_file()):
         given = "no --weights were given" if args.weights is None else f"there is no file '{args.weights}'"
         raise SystemExit(
-            f"{given}: pass vgg19.npz, made of the original's vgg19.npy by the line that --help shows; --smoke runs a small "
-            "network with random weights"
+            f"{given}: pass vgg19.npz, made of the original's vgg19.npy by the line that --help shows; --smoke runs a "
+            "small network with random weights"
         )
     size = 64 if args.smoke else 224
     if args.smoke:
