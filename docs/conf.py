@@ -63,5 +63,5 @@ nitpick_ignore_regex = [
     # other projects, whose pages would have to be downloaded to be linked to
     ("py:.*", r"(torch|numpy|np|matplotlib|collections|pathlib|random|os|re)\..*"),
     # names in annotations that autodoc cannot evaluate, since one of them is only imported for type checkers; a TypeVar
-    ("py:class", r"Figure|Path|Shape|Tensor|.*\.T"),
+    ("py:class", r"Axes|Figure|Path|Shape|Tensor|.*\.T"),
 ]
