@@ -90,6 +90,19 @@ def test_word2vec_trains_scores_saves_and_resumes(model, stem, tmp_path, monkeyp
     assert re.findall("analogies=.*", again) == re.findall("analogies=.*", first)
 
 
+def test_image_preprocess_draws_its_sheets_and_cuts_everywhere(tmp_path):
+    script = next(p for p in EXAMPLES if p.stem == "tutorial_image_preprocess")
+    text = run(script, "--smoke", "--epochs", "1", "--out", "out", "--device", "cpu", cwd=tmp_path)
+    assert "(100, 28, 28, 3)\n" in text
+    shares = [float(share) for share in re.findall(r"in percent: (.*)", text)[0].split()]
+    assert len(shares) == 5
+    assert all(abs(share - 20) < 1 for share in shares)  # 8 deviations
+    assert re.search(r"^result: threads_images_a_second=\d+ batch_images_a_second=\d+$", text, re.MULTILINE)
+    names = {"cifar10.pdf", "cifar10_distort.pdf", "sheet.png"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    assert (tmp_path / "out" / "sheet.png").stat().st_size > 20_000
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "error"),
     [

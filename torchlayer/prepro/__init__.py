@@ -42,6 +42,10 @@ from .flip import flip_axis as flip_axis
 from .flip import flip_axis_multi as flip_axis_multi
 from .matrix import apply_transform as apply_transform
 from .matrix import transform_matrix_offset_center as transform_matrix_offset_center
+from .morphology import binary_dilation as binary_dilation
+from .morphology import binary_erosion as binary_erosion
+from .morphology import dilation as dilation
+from .morphology import erosion as erosion
 from .normalise import featurewise_norm as featurewise_norm
 from .normalise import per_image_standardization as per_image_standardization
 from .normalise import samplewise_norm as samplewise_norm

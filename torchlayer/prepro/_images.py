@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,23 +15,15 @@ Axes = tuple[int, int, int]
 
 
 class Images(NamedTuple):
-    """A batch ``(N, H, W, C)`` and the way back to what the caller had."""
+    """A batch ``(N, H, W, C)``, and what the caller had: how many axes, where, and of which kind."""
 
     batch: Tensor
-    close: Callable[[Tensor], Any]
+    n_dims: int
+    axes: Axes
+    is_array: bool
 
-    @property
-    def is_array(self) -> bool:
-        return getattr(self.close, "is_array", False)
-
-
-class _Close:
-    """Gives a batch the kind and the layout of what was opened."""
-
-    def __init__(self, n_dims: int, axes: Axes, is_array: bool):
-        self.n_dims, self.axes, self.is_array = n_dims, axes, is_array
-
-    def __call__(self, batch: Tensor) -> Any:
+    def close(self, batch: Tensor) -> Any:
+        """A result ``(N, h, w, C)`` as the caller had the images."""
         if self.n_dims == 2:
             batch = batch[0, :, :, 0]
         else:
@@ -56,7 +49,7 @@ def open_images(owner: str, x: Any, axes: Axes = (0, 1, 2)) -> Images:
         )
     is_array = isinstance(x, np.ndarray)
     if is_array:
-        batch = _as_tensor(owner, x)
+        batch = as_tensor(owner, x)
     elif isinstance(x, Tensor):
         batch = x
         if x.is_complex():
@@ -78,7 +71,7 @@ def open_images(owner: str, x: Any, axes: Axes = (0, 1, 2)) -> Images:
     else:
         batch = batch[None] if n_dims == 3 else batch
         batch = batch.permute(0, *(1 + axis for axis in axes))  # (N, H, W, C)
-    return Images(batch, _Close(n_dims, axes, is_array))
+    return Images(batch, n_dims, axes, is_array)
 
 
 def open_several(owner: str, x: Any, axes: Axes = (0, 1, 2)) -> list[Images]:
@@ -130,12 +123,18 @@ def float_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype.is_floating_point else torch.float32
 
 
+def without_autocast(batch: Tensor) -> Any:
+    """A context in which products keep all digits of float32."""
+    return nullcontext() if batch.is_meta else torch.autocast(batch.device.type, enabled=False)
+
+
 def per_image(values: Tensor, batch: Tensor) -> Tensor:
     """A number for each image, ``(N,)``, as ``(N, 1, 1, 1)`` in the dtype of the batch."""
     return values.to(batch.dtype).view(-1, 1, 1, 1)
 
 
-def _as_tensor(owner: str, x: np.ndarray) -> Tensor:
+def as_tensor(owner: str, x: np.ndarray) -> Tensor:
+    """An array of real numbers as a tensor that may share its memory."""
     if x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
         raise TypeError(f"{owner} takes images of real numbers, got an array of {x.dtype}; convert it with x.astype")
     x = x.astype(x.dtype.newbyteorder("="), copy=False)

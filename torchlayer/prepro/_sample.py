@@ -30,18 +30,20 @@ def sample(
 
     Args:
         soft_edge: with ``constant``, what lies around the image is pixels of ``cval``, and positions half outside are
-            half ``cval``, as in scikit-image's ``warp`` by a matrix. Otherwise they are ``cval``, as in SciPy.
+            half ``cval``, as in scikit-image. Otherwise they are ``cval``, as in SciPy.
     Shape:
         batch ``(N, H, W, C)``, rows and columns ``(N, h, w)`` or ``(1, h, w)`` of :func:`position_dtype`; returns
         ``(N, h, w, C)``.
     """
     height, width = batch.shape[1:3]
+    soft = soft_edge and fill_mode == "constant"
     if order == 0:
         y = _nearest(batch, rows, columns, fill_mode)
     else:
-        y = _between(batch, rows, columns, order, fill_mode, cval if soft_edge else None)
-    if fill_mode == "constant" and not (soft_edge and order):
-        inside = _inside(rows, height) & _inside(columns, width)
+        y = _between(batch, rows, columns, order, fill_mode, cval if soft else None)
+    if fill_mode == "constant" and not (soft and order):
+        slack = 0.5 if soft else _ON_THE_EDGE[rows.dtype]
+        inside = _inside(rows, height, slack) & _inside(columns, width, slack)
         y = torch.where(inside.unsqueeze(-1), y, fill_value(cval, y))
     return y
 
@@ -108,8 +110,7 @@ def _between(
     return (y if soft_cval is None else y + soft_cval).to(dtype)
 
 
-def _inside(positions: Tensor, n: int) -> Tensor:
-    slack = _ON_THE_EDGE[positions.dtype]
+def _inside(positions: Tensor, n: int, slack: float) -> Tensor:
     return (positions >= -slack) & (positions <= n - 1 + slack)
 
 

@@ -24,8 +24,8 @@ def brightness(x: T, gamma: float = 1, gain: float = 1, is_random: bool = False,
     Shape:
         ``(H, W)``, ``(H, W, C)`` or ``(N, H, W, C)``, and the same shape and dtype out.
     Raises:
-        ValueError: ``gamma`` is negative, or would be drawn so; a pixel is negative. (On a GPU nobody looks: there such
-            a pixel becomes NaN.)
+        ValueError: ``gamma`` is negative, or would be drawn so; a pixel is negative. (On a GPU, and compiled, nobody
+            looks: there such a pixel becomes NaN.)
 
     >>> import numpy as np
     >>> brightness(np.array([[0, 64, 255]], np.uint8), gamma=0.5)
@@ -214,7 +214,8 @@ def _each(images: Images, fn: Callable[[Tensor], Tensor]) -> Any:
 
 def _each_positive(owner: str, images: Images, fn: Callable[[Tensor, float], Tensor]) -> Any:
     batch = images.batch
-    if batch.device.type == "cpu" and batch.dtype.is_signed and bool((batch < 0).any()):
+    looks = batch.device.type == "cpu" and batch.dtype.is_signed and not torch.compiler.is_compiling()
+    if looks and bool((batch < 0).any()):
         raise ValueError(
             f"{owner} takes pixels of 0 and above, got {batch.min().item():.6g}; shift or rescale the images"
         )

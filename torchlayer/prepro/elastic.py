@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._edges import checked_fill_mode, fold
-from ._images import Images, T, close_several, open_images, open_several
+from ._images import Images, T, close_several, open_images, open_several, without_autocast
 from ._random import Draws, Rng
 from ._sample import position_dtype, sample
 
@@ -110,7 +110,8 @@ def _pulled(
         batch = images.batch
         dtype = position_dtype(batch)
         field = noise.to(batch.device, dtype, non_blocking=True) * 2 - 1
-        field = alpha * _smoothed(field, sigma, mode, cval)  # (N, 2, H, W)
+        with without_autocast(batch):  # which would move positions by a hundredth
+            field = alpha * _smoothed(field, sigma, mode, cval)  # (N, 2, H, W)
         rows = field[:, 0] + torch.arange(height, device=batch.device, dtype=dtype).view(-1, 1)
         columns = field[:, 1] + torch.arange(width, device=batch.device, dtype=dtype)
         results.append(images.close(sample(batch, rows, columns, 1, outside, 0.0)))

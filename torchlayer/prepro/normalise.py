@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._images import T, as_floats, float_dtype, open_images
+from ._images import T, as_floats, as_tensor, float_dtype, open_images
 
 
 def samplewise_norm(
@@ -66,7 +66,7 @@ def samplewise_norm(
     if samplewise_std_normalization:
         y = y / (y.std(dims, correction=0, keepdim=True) + epsilon)
     y = y.to(float_dtype(images.batch.dtype))
-    return images.close(y.clone() if y.data_ptr() == images.batch.data_ptr() else y)
+    return images.close(y if rescale or samplewise_center or samplewise_std_normalization else y.clone())
 
 
 def featurewise_norm(x: T, mean: Any = None, std: Any = None, epsilon: float = 1e-7) -> T:
@@ -85,14 +85,14 @@ def featurewise_norm(x: T, mean: Any = None, std: Any = None, epsilon: float = 1
     """
     if not isinstance(x, (np.ndarray, Tensor)):
         raise TypeError(f"featurewise_norm takes a NumPy array or a tensor, got {type(x).__name__}; convert it")
-    values: Any = torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x
+    values = as_tensor("featurewise_norm", x) if isinstance(x, np.ndarray) else x
     y = values.to(float_dtype(values.dtype))
     if mean is not None:
         y = y - _fitting("mean", mean, y)
     if std is not None:
         y = y / (_fitting("std", std, y) + epsilon)
-    y = y.clone() if y is x else y
-    return y.numpy() if isinstance(x, np.ndarray) else y
+    y = y.clone() if y is values else y
+    return y.numpy() if isinstance(x, np.ndarray) else y  # type: ignore
 
 
 def per_image_standardization(x: T) -> T:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._images import T, as_floats, back_to, open_images
+from ._images import T, as_floats, back_to, open_images, without_autocast
 
 # Reach and weight of each filter, as in Pillow: linear, Keys's cubic (a = -0.5), Lanczos's of three lobes.
 _FILTERS: dict[str, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
@@ -64,14 +64,16 @@ def imresize(
         )
         return images.close(batch.index_select(1, rows).index_select(2, columns))
     y = as_floats(batch)
-    # A matrix product an axis: einsum is under autocast's thumb, so that is switched off
-    with torch.autocast(batch.device.type, enabled=False):
+    # A matrix product an axis. Autocast would round it to bfloat16, more coarsely than uint8
+    with without_autocast(batch):
         for axis, m in ((2, width), (1, height)):
             if y.shape[axis] != m:
                 weights = torch.from_numpy(_weights(y.shape[axis], m, interp)).to(y, non_blocking=True)
                 y = torch.einsum("mn,ahnc->ahmc" if axis == 2 else "mn,anwc->amwc", weights, y)
+                if not preserve_range:  # Pillow's result of either pass is uint8, its overswings cut off, halves up
+                    y = (y + 0.5).floor().clamp(0, 255)
     y = back_to(dtype, y)
-    return images.close(y.clone() if y.data_ptr() == batch.data_ptr() else y)
+    return images.close(y.clone() if y.shape == batch.shape else y)
 
 
 def _new_size(size: Any, height: int, width: int) -> tuple[int, int]:
@@ -80,7 +82,7 @@ def _new_size(size: Any, height: int, width: int) -> tuple[int, int]:
     elif isinstance(size, (float, np.floating)):
         new = (int(height * size), int(width * size))
     else:
-        new = tuple(int(n) for n in np.asarray(size))
+        new = tuple(int(n) for n in size)  # type: ignore[union-attr]
     if len(new) != 2 or min(new) < 1:
         raise ValueError(
             f"imresize: size is rows and columns, a percentage (int) or a factor (float), and leaves at least one of "

@@ -134,7 +134,8 @@ def _swirled(owner: str, several: list[Images], how: _How) -> list[Any]:
         twist = strongest * torch.exp(-distance / (reach * (math.log(2) / 5))) + turn * (math.pi / 180)
         cos, sin = twist.cos(), twist.sin()
         rows, columns = row + up * cos + along * sin, column + along * cos - up * sin
-        y = sample(batch, rows, columns, order, mode, checked_cval(owner, how.cval, batch, order))
+        cval = checked_cval(owner, how.cval, batch, order)
+        y = sample(batch, rows, columns, order, mode, cval, soft_edge=True)
         results.append(images.close(clipped(y, batch, mode, how.cval) if how.clip and order == 3 else y))
     return results
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._images import T, float_dtype
+from ._images import T, as_tensor, float_dtype
 
 _EPSILON = 1e-6  # added to eigenvalues, as TensorLayer does
 
@@ -32,7 +32,7 @@ def get_zca_whitening_principal_components_img(X: Any, *, n_components: int | No
     Args:
         n_components: keep so many directions, those of the greatest variance, and drop what lies in others. Then the
             result is :class:`~torchlayer.prepro.whitening.PrincipalComponents`, of ``D * n_components`` numbers where
-            the matrix has ``D * D``: for images of 224 x 224 x 3 that is the difference between 1 GB and 90.
+            the matrix has ``D * D``: for 2,000 components of images of 224 x 224 x 3, 1.2 GB instead of 91.
     Shape:
         X ``(N, H, W, C)``; returns ``(D, D)`` with ``D = H * W * C``, an array or a tensor as X is, floating point
         (float32 for integers; computed in float64).
@@ -55,7 +55,7 @@ def get_zca_whitening_principal_components_img(X: Any, *, n_components: int | No
             "get_zca_whitening_principal_components_img takes a batch (N, H, W, C), an array or a tensor, got "
             f"{tuple(X.shape) if hasattr(X, 'shape') else type(X).__name__}"
         )
-    images: Any = torch.from_numpy(np.array(X)) if is_array else X
+    images: Any = as_tensor("get_zca_whitening_principal_components_img", X) if is_array else X
     dtype = float_dtype(images.dtype)
     flat = images.reshape(len(images), -1).double()  # (N, D)
     n, size = flat.shape
@@ -99,7 +99,7 @@ def zca_whitening(x: T, principal_components: Any) -> T:
     if not isinstance(x, (np.ndarray, Tensor)) or x.ndim not in (3, 4):
         shape = tuple(x.shape) if hasattr(x, "shape") else type(x).__name__
         raise ValueError(f"zca_whitening takes an image (H, W, C) or a batch (N, H, W, C), got {shape}")
-    images: Any = torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x
+    images: Any = as_tensor("zca_whitening", x) if isinstance(x, np.ndarray) else x
     flat = images.reshape(len(images) if images.dim() == 4 else 1, -1).to(float_dtype(images.dtype))
     parts = principal_components if isinstance(principal_components, PrincipalComponents) else (principal_components,)
     parts = [torch.as_tensor(part, dtype=flat.dtype, device=flat.device) for part in parts]
