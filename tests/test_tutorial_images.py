@@ -37,14 +37,32 @@ def run(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("TORCHLAYER_DATA", raising=False)
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
 
-    def run(module, *flags):
-        monkeypatch.setattr(sys, "argv", [module.__name__, *flags, "--device", "cpu"])
+    def run(module, *flags, device="cpu"):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *flags, "--device", device])
         module.main()
         return capsys.readouterr().out
 
     yield run
     torch.set_float32_matmul_precision(before[0])
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]
+
+
+ON_GPU = (
+    "cifar10_tfrecord tutorial",
+    "cifar10_tfrecord batch_norm",
+    "cifar10_tfrecord fast",
+    "mnist_multiplexer",
+    "keras",
+)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("what", ON_GPU)
+def test_steps_are_captured_on_a_gpu(run, what):
+    """One that cannot be captured, or waits for the device, warns, which is an error here."""
+    name, *model = what.split()
+    flags = ("--model", model[0], "--batch-size", "32") if model else ()
+    assert "result: " in run(load(name), "--smoke", *flags, device="cuda")
 
 
 # --- CIFAR-10 ---
