@@ -222,11 +222,10 @@ def train_fast(name: str, data: Data, args: argparse.Namespace) -> dict[str, flo
     # Each image begins mirrored or not, and then takes turns: so two epochs show it both ways, which chance would not
     base = tl.prepro.flip_axis(data.X_train, 1, is_random=True, rng=args.seed).to(dtype)
     base = F.pad(base.permute(0, 3, 1, 2), (2, 2, 2, 2), mode="reflect").permute(0, 2, 3, 1).contiguous()
-    network = torch.compile(net) if args.compile else net
-    step = tl.TrainStep(network, optimizer, cost, autocast=args.autocast)
+    step = tl.TrainStep(net, optimizer, cost, autocast=args.autocast)
     n_steps = len(base) // args.batch_size
     setup = warm_up(step, net, optimizer, base[: args.batch_size, :32, :32], data.y_train[: args.batch_size])
-    print(f"   setting up (compiling, capturing) took {setup:.1f}s, which the times below leave out")
+    print(f"   setting up (choosing kernels, capturing) took {setup:.1f}s, which the times below leave out")
 
     lookahead = Lookahead(net, args.epochs * n_steps)
     run = Run(name, net, data, args, {"optimizer": optimizer, "lookahead": lookahead}, mirrored_and_shifted)
@@ -248,7 +247,7 @@ def train_fast(name: str, data: Data, args: argparse.Namespace) -> dict[str, flo
 
 
 def warm_up(step: tl.TrainStep, net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
-    """Let kernels be chosen, compiled and captured, then put weights and momentum back; returns the seconds."""
+    """Let kernels be chosen and captured, then put weights and momentum back; returns the seconds."""
     started = time.perf_counter()
     held = {key: value.clone() for key, value in net.state_dict().items()}
     for _ in range(5 if step.device.type == "cuda" else 1):
@@ -413,7 +412,6 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=("fp32", "tf32", "bf16"), help="default: bf16 for fast on a GPU, or tf32"
     )
-    parser.add_argument("--compile", action="store_true", help="run the fast network through torch.compile")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
