@@ -108,6 +108,12 @@ class Cost:
         mean = self.total.item() / n_words
         return math.exp(mean) if mean < 700 else math.inf
 
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"total": self.total}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        self.total.copy_(state_dict["total"])
+
 
 class Best:
     """The weights of the epoch that was best, beside those that train on."""
@@ -159,16 +165,17 @@ def windows(ids: Tensor, batch_size: int, num_steps: int) -> tuple[Tensor, Tenso
 
 
 def run_epoch(
-    step: tl.TrainStep, carry: tl.Carry, cost: Cost, x: Tensor, y: Tensor, batch_size: int
+    step: tl.TrainStep, run: tl.Resumable, carry: tl.Carry, cost: Cost, x: Tensor, y: Tensor, batch_size: int
 ) -> tuple[float, float]:
     """One pass: perplexity and words a second. Ten times it is told how it goes, as the original tells it."""
-    started, done, n = time.perf_counter(), 0, len(x) // batch_size
+    started, n = time.perf_counter(), len(x) // batch_size
     next_report, n_words = 10, batch_size * x.shape[1]
+    blocks = enumerate(zip(x.split(BLOCK * batch_size), y.split(BLOCK * batch_size)))
     cost.total.zero_()
     carry.reset()
-    for xs, ys in zip(x.split(BLOCK * batch_size), y.split(BLOCK * batch_size)):
+    for i, (xs, ys) in run.steps(blocks):
         step.sweep(xs, ys, batch_size=batch_size)
-        done += len(xs) // batch_size
+        done = i * BLOCK + len(xs) // batch_size
         if done >= next_report:
             next_report += max(1, n // 10)
             now = cost.perplexity(done * n_words)
@@ -194,38 +201,33 @@ def run_model(name: str, config: Config, data: Texts, args: argparse.Namespace) 
     net.print_params(False)
     print(f"  {sum(p.numel() for p in params):,} parameters with the softmax")
 
-    checkpoint, begin = args.out / f"{name}.ckpt", 0
-    if args.resume and checkpoint.exists():
-        state = tl.checkpoint.load(checkpoint)
-        begin = tl.checkpoint.restore(state, model=net, optimizer=optimizer, softmax=softmax, best=best)
-        history = state["extra"]
     x, y = windows(data.train, batch_size, config.num_steps)
-    started = saved = time.perf_counter()
-    for epoch in tqdm(range(begin, config.n_epoch), name, initial=begin, total=config.n_epoch, disable=None):
-        epoch_started = time.perf_counter()
-        group = optimizer.param_groups[0]
-        if not config.tied:
-            group["lr"] = rate(config, epoch)
-        tqdm.write(f"Epoch: {epoch + 1}/{config.n_epoch} Learning rate: {group['lr']:.3f}")
-        train, speed = run_epoch(step, carry, cost, x, y, batch_size)
-        valid = perplexity(net, cost, data.valid, batch_size, config.num_steps)
-        if config.tied:
-            if valid < min(history["valid_perplexity"], default=math.inf):
-                best.keep()
-            else:
-                group["lr"] /= 4
-        for key, value in zip(history, (epoch + 1, time.perf_counter() - epoch_started, train, valid)):
-            history[key].append(value)
-        tqdm.write(f"Epoch: {epoch + 1}/{config.n_epoch} Train Perplexity: {train:.3f} ({speed:.0f} wps)")
-        tqdm.write(f"Epoch: {epoch + 1}/{config.n_epoch} Valid Perplexity: {valid:.3f}")
-        now = time.perf_counter()
-        stop = epoch + 1 == config.n_epoch or (args.minutes is not None and now - started > 60 * args.minutes)
-        if stop or now - saved > args.checkpoint_seconds:
-            parts = {"model": net, "optimizer": optimizer, "softmax": softmax, "best": best}
-            tl.checkpoint.save(checkpoint, position=epoch + 1, extra=history, **parts)
-            saved = time.perf_counter()
-        if stop:
-            break
+    carry.begin(x[:batch_size])  # its state is part of a checkpoint
+    parts: Any = {"model": carry, "optimizer": optimizer, "softmax": softmax, "best": best, "cost": cost}
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds, "extra": history}
+    run = tl.Resumable(args.out / f"{name}.ckpt", **parts, **saved)
+    started = time.perf_counter()
+    with run:
+        bar = tqdm(run.epochs(config.n_epoch), name, initial=run.epoch, total=config.n_epoch, disable=None)
+        for epoch in bar:
+            epoch_started = time.perf_counter()
+            group = optimizer.param_groups[0]
+            if not config.tied:
+                group["lr"] = rate(config, epoch - 1)
+            tqdm.write(f"Epoch: {epoch}/{config.n_epoch} Learning rate: {group['lr']:.3f}")
+            train, speed = run_epoch(step, run, carry, cost, x, y, batch_size)
+            valid = perplexity(net, cost, data.valid, batch_size, config.num_steps)
+            if config.tied:
+                if valid < min(history["valid_perplexity"], default=math.inf):
+                    best.keep()
+                else:
+                    group["lr"] /= 4
+            for key, value in zip(history, (epoch, time.perf_counter() - epoch_started, train, valid)):
+                history[key].append(value)
+            tqdm.write(f"Epoch: {epoch}/{config.n_epoch} Train Perplexity: {train:.3f} ({speed:.0f} wps)")
+            tqdm.write(f"Epoch: {epoch}/{config.n_epoch} Valid Perplexity: {valid:.3f}")
+            if args.minutes is not None and time.perf_counter() - started > 60 * args.minutes:
+                run.stop()
 
     if config.tied:
         best.put_back()  # the original tests the weights of the last epoch, and so do its models here
@@ -296,7 +298,7 @@ def main() -> None:
         "for the docstrings on this machine",
     )
     parser.add_argument("--out", type=Path, default=Path("out/ptb"))
-    parser.add_argument("--checkpoint-seconds", type=float, default=20, help="the least time between two checkpoints")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="small networks, two epochs of docstrings: does it run?")
     args = parser.parse_args()

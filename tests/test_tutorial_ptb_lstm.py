@@ -103,7 +103,7 @@ def test_an_epoch_is_that_of_a_loop_written_by_hand(script, tiny):
     optimizer = torch.optim.SGD([*net.parameters(), *softmax.parameters()], lr=tiny.lr)
     step = tl.TrainStep(carry, optimizer, cost, clip_norm=tiny.clip)
     x, y = script.windows(ids, batch_size, tiny.num_steps)
-    perplexity, _ = script.run_epoch(step, carry, cost, x, y, batch_size)
+    perplexity, _ = script.run_epoch(step, tl.Resumable(None), carry, cost, x, y, batch_size)
     assert perplexity == pytest.approx(expected, rel=1e-5)
     ours = net.embedding_layer.embeddings, net.basic_lstm_layer.cells[1].weight_hh, softmax.weight, softmax.bias
     for got, want in zip(ours, weights):

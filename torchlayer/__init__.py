@@ -23,6 +23,7 @@ from . import utils as utils
 from ._version import __version__ as __version__
 from .carry import Carry as Carry
 from .network import Network as Network
+from .resumable import Resumable as Resumable
 from .step import TrainStep as TrainStep
 
 if _TYPE_CHECKING:

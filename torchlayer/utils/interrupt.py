@@ -6,7 +6,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 
 @contextmanager
@@ -28,3 +31,17 @@ def deferred_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave(number: int, saved: Path | None) -> NoReturn:
+    """What a signal that was collected demands, now that all is saved.
+
+    Raises:
+        SystemExit: with status 143, for SIGTERM.
+        KeyboardInterrupt: for Ctrl-C; Python ends with it such that a shell sees status 130.
+    """
+    if saved is not None:
+        tqdm.write(f"Interrupted; checkpoint written to {saved}")
+    if number == signal.SIGTERM:
+        raise SystemExit(143)
+    raise KeyboardInterrupt
