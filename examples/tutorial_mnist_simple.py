@@ -44,7 +44,7 @@ def main() -> None:
 
     # prepare data
     if args.smoke:
-        args.epochs, args.batch_size = 2, 100
+        args.epochs, args.batch_size = 2, 20
         digits = tl.files.load_digits_dataset(shape=(-1, 8, 8))
         data = [x if x.ndim == 1 else np.pad(x.repeat(3, 1).repeat(3, 2), ((0, 0), (2, 2), (2, 2))) for x in digits]
         X_train, y_train, X_val, y_val, X_test, y_test = (x if x.ndim == 1 else x.reshape(-1, 784) for x in data)

@@ -18,6 +18,7 @@ from .npz import load_and_assign_npz as load_and_assign_npz
 from .npz import load_npz as load_npz
 from .npz import load_npz_dict as load_npz_dict
 from .npz import save_npz as save_npz
+from .pickled import convert_npz as convert_npz
 from .pictures import npz_to_W_pdf as npz_to_W_pdf
 from .text_datasets import load_imdb_dataset as load_imdb_dataset
 from .text_datasets import load_matt_mahoney_text8_dataset as load_matt_mahoney_text8_dataset
