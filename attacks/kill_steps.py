@@ -67,6 +67,7 @@ def in_child(*args: Any) -> int:
     status = 1
     try:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
         train(*args)
         status = 0

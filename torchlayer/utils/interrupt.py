@@ -14,7 +14,10 @@ from tqdm import tqdm
 
 @contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second Ctrl-C stops at once."""
+    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second Ctrl-C stops at once.
+
+    What the process ignores stays ignored: a shell starts background jobs without ears for Ctrl-C.
+    """
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -25,7 +28,8 @@ def deferred_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield caught
     finally:
