@@ -131,3 +131,34 @@ def test_reading_a_file_of_every_kind_asks_the_system_for_nothing_else(tmp_path)
     n_inputs, asked = json.loads(done.stdout.splitlines()[-1])
     assert n_inputs > 40
     assert asked == []
+
+
+def test_hostile_files_are_refused_and_ask_for_nothing():
+    """All of attacks/hostile_files.py: pickles, bombs, lies about sizes, texts that are none."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE.parent)}
+    command = [sys.executable, str(PACKAGE.parent / "attacks" / "hostile_files.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line.startswith("WRONG"))
+    assert done.stdout.splitlines()[-1].startswith("34 hostile files, 0 not refused")
+
+
+FUZZ = """
+import json, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import fuzz
+print(json.dumps({name: fuzz.fuzz(name, 300, 7, pathlib.Path(sys.argv[2])) for name in fuzz.TARGETS}))
+"""
+
+
+def test_mutated_files_raise_the_one_error_or_are_read(tmp_path):
+    """A small number of what attacks/fuzz.py does a million times."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE.parent)}
+    command = [sys.executable, "-c", FUZZ, str(PACKAGE.parent / "attacks"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 24
+    for name, (accepted, refused, *_, faults) in found.items():
+        assert (name, faults) == (name, {})
+        assert accepted + refused == 300
+        assert refused > 20, name
