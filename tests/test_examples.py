@@ -25,7 +25,8 @@ def run(script, *args, cwd):
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda p: p.stem)
 def test_help_tells_what_to_expect_and_has_the_common_flags(script, tmp_path):
     text = run(script, "--help", cwd=tmp_path)
-    for flag in ("--epochs", "--batch-size", "--lr", "--seed", "--device", "--data", "--out", "--resume", "--smoke"):
+    flags = "--epochs --batch-size --lr --seed --device --data --out --checkpoint-seconds --resume --smoke"
+    for flag in flags.split():
         assert flag in text
     for word in ("Reproduces", "Expect", "Run"):
         assert word in text

@@ -319,16 +319,3 @@ def test_a_run_killed_at_random_instants_goes_on_bit_for_bit(tmp_path):
     found = json.loads(done.stdout)
     assert sum(found["kills"].values()) == 8
     assert (found["differences"], found["strays"]) == ([], [])
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="signals are those of POSIX")
-def test_a_killed_example_goes_on_bit_for_bit(tmp_path):
-    """One row of attacks/kill_resume.py."""
-    code = (
-        f"import pathlib, sys; sys.path.insert(0, {str(ATTACKS)!r}); import kill_resume\n"
-        f"r = kill_resume.check(kill_resume.EXAMPLES['ptb_small'], pathlib.Path({str(tmp_path)!r}), 1)\n"
-        "assert len(r.kills) == 1; assert not r.differences, r"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr

@@ -3,8 +3,10 @@
 import math
 import re
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,7 +156,27 @@ def test_the_best_weights_come_back(script):
     assert weight.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("model", ["medium", "tied"])
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals are those of POSIX")
+def test_killed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(tmp_path):
+    flags = ("--smoke", "--model", "medium", "--batch-size", "10", "--device", "cpu")
+    whole = run(*flags, "--out", "whole", cwd=tmp_path)
+    saving = (*flags, "--out", "killed", "--checkpoint-seconds", "0")
+    checkpoint = tmp_path / "killed" / "medium.ckpt"
+    process = subprocess.Popen([sys.executable, SCRIPT, *saving], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    position = tl.checkpoint.load(checkpoint)["position"]
+    assert position["n_done"] > 0 or position["epoch"] > 0
+    resumed = run(*saving, "--resume", cwd=tmp_path)
+    assert resumed.stdout.splitlines()[-1].rpartition(" ")[0] == whole.stdout.splitlines()[-1].rpartition(" ")[0]
+    a, b = ((tmp_path / folder / "medium.npz").read_bytes() for folder in ("whole", "killed"))
+    assert a == b
+
+
+@pytest.mark.parametrize("model", ["tied"])
 def test_runs_and_goes_on_as_if_it_had_not_stopped(model, tmp_path):
     flags = ("--smoke", "--model", model, "--device", "cpu")
     whole = run(*flags, "--out", "whole", cwd=tmp_path)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
@@ -17,8 +17,6 @@ from . import checkpoint
 from .checkpoint import Generators, Stateful
 from .files.generators import generator_states, global_states, set_generator_state, set_global_states
 from .utils.interrupt import deferred_signals, leave
-
-Item = TypeVar("Item")
 
 
 class Resumable:
@@ -122,14 +120,14 @@ class Resumable:
                 self._write(self._draws())
                 self._leave_if_told()
 
-    def steps(self, items: Iterable[Item]) -> Iterator[Item]:
+    def steps(self, items: Iterable[Any]) -> Iterator[Any]:
         """What is left of ``items``, the batches of one epoch. The body of the loop is one step."""
         iterator = iter(items)
         if self._middle is not None:
             self._pass_by(iterator)
         item = next(iterator, _END)
         while item is not _END:
-            yield item  # type: ignore[misc]
+            yield item
             self._n_done += 1
             draws = self._draws() if self._is_due() else None
             item = next(iterator, _END)  # so a checkpoint has a step before it, and a loop runs at least once
