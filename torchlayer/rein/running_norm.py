@@ -73,7 +73,7 @@ class RunningNorm(nn.Module):
         self._check(x)
         rows = x.reshape(-1, *self.shape)
         if mask is None:
-            n = torch.tensor(float(len(rows)), dtype=torch.float64, device=x.device)
+            n: Tensor | float = float(len(rows))
             var, mean = torch.var_mean(rows.float(), 0, correction=0)
         else:
             weights = mask.reshape(-1, *(1 for _ in self.shape)).float()
