@@ -169,6 +169,21 @@ def test_the_first_batch_of_an_update_starts_at_the_policy_that_played(script, a
     fast.rollout.close()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("env", ["catch", "pong"])
+def test_on_a_gpu_the_whole_update_is_one_captured_sweep(env, script, args):
+    if env == "pong":
+        pytest.importorskip("ale_py", reason="needs ale-py: pip install torchlayer[rl]")
+    args.device, args.env = "cuda", env
+    fast = script.Fast(args)  # what could not be captured would warn, and a warning fails the suite
+    before = [p.detach().clone() for p in fast.agent.parameters()]
+    for _ in range(6):
+        fast.advance()
+    assert len(fast.train._recordings) == 1
+    assert all(p.isfinite().all() and not torch.equal(p, old) for p, old in zip(fast.agent.parameters(), before))
+    fast.rollout.close()
+
+
 # Running it ----------------------------------------------------------------------
 
 

@@ -27,15 +27,15 @@ class Steps(NamedTuple):
     The tensors are the rollout's own: the next :meth:`Rollout.collect` writes over them, at the same addresses.
     """
 
-    observations: Tensor  #: what the policy saw
-    actions: Tensor
-    rewards: Tensor  #: float32
-    terminated: Tensor  #: the episode ended for good: nothing follows
-    truncated: Tensor  #: it was cut off, as by a time limit: more would have followed
-    valid: Tensor  #: False where an environment began its next episode and ignored the action; leave these steps out
-    episode_returns: Tensor  #: where an episode ended, the sum of its rewards, else NaN
-    extras: dict[str, Tensor]  #: what else the policy returned, such as "log_probs" and "values"
-    next_values: Tensor | None  #: if it returned "values": of the observation after each step and before any reset
+    observations: Tensor  #: What the policy saw.
+    actions: Tensor  #: What it did.
+    rewards: Tensor  #: In float32.
+    terminated: Tensor  #: Whether the episode ended there for good, so that nothing follows.
+    truncated: Tensor  #: Whether it was cut off there, as by a time limit, and more would have followed.
+    valid: Tensor  #: False where an environment began its next episode and ignored the action; leave these steps out.
+    episode_returns: Tensor  #: Where an episode ended, the sum of its rewards, else NaN.
+    extras: dict[str, Tensor]  #: What else the policy returned, such as "log_probs" and "values".
+    next_values: Tensor | None  #: Of what was observed after each step and before any reset, if it returned "values".
 
 
 class Rollout:
