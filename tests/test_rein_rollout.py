@@ -414,3 +414,29 @@ def test_environments_that_cannot_tell_begin_anew():
     assert rollout.state_dict() == {}
     rollout.load_state_dict({})
     assert rollout.collect().observations.shape == (2, 3, 2)
+
+
+def up(frames):
+    return {"actions": torch.full((len(frames),), 2), "values": frames[..., -1].float().mean((1, 2))}
+
+
+def test_the_emulator_plays_the_same_steps_in_either_mode():
+    """Its episodes are cut off after 20 frames; without idle frames they are all alike."""
+    vector_env = pytest.importorskip("ale_py.vector_env", reason="needs ale-py: pip install torchlayer[rl]")
+    gymnasium = pytest.importorskip("gymnasium")
+    found = {}
+    for mode in (NEXT_STEP, SAME_STEP):  # the emulator knows two
+        envs = vector_env.AtariVectorEnv(
+            "pong", 2, stack_num=1, noop_max=0, use_fire_reset=False, max_num_frames_per_episode=20,
+            autoreset_mode=gymnasium.vector.AutoresetMode(mode),
+        )  # fmt: skip
+        stack = FrameStack(envs, n_frames=2, prepare=lambda screen: screen[:, 0, ::4, ::4])
+        rollout = Rollout(stack, up, n_steps=24, seed=0)
+        steps = rollout.collect()
+        assert steps.truncated.any()
+        assert not steps.terminated.any()
+        kept = steps.valid[0].nonzero().flatten()[:18]
+        found[mode] = [x[0, kept] for x in (steps.observations, steps.rewards, steps.truncated, steps.next_values)]
+        rollout.close()
+    for ours, theirs in zip(found[SAME_STEP], found[NEXT_STEP]):
+        assert torch.equal(ours, theirs)
