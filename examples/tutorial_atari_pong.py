@@ -245,7 +245,7 @@ class Score:
         self.n_updates = self.n_steps = self.n_episodes = 0
         self.seconds, self.running_mean, self.mean = 0.0, math.nan, math.nan
         self.last: list[float] = []  # the returns of the last 100 episodes
-        self.history: dict[str, list[float]] = {"step": [], "seconds": [], "episodes": [], "mean_return": []}
+        self.history: dict[str, list[float]] = {"step": [], "seconds": [], "mean_return": [], "points_won": []}
 
     def add(self, steps: Steps, seconds: float) -> None:
         self.n_updates, self.n_steps = self.n_updates + 1, self.n_steps + int(steps.valid.sum())
@@ -255,9 +255,9 @@ class Score:
             self.n_episodes, self.last = self.n_episodes + 1, [*self.last[-99:], value]
             self.running_mean = value if self.n_episodes == 1 else 0.99 * self.running_mean + 0.01 * value
             self.mean = sum(self.last) / len(self.last)
-        if self.last:
-            for key, value in zip(self.history, (self.n_steps, self.seconds, self.n_episodes, self.mean)):
-                self.history[key].append(value)
+        share = ((steps.rewards > 0).sum() / (steps.rewards != 0).sum()).item()  # NaN without a point
+        for key, value in zip(self.history, (self.n_steps, self.seconds, self.mean, share)):
+            self.history[key].append(value)
 
 
 def train(model: Fast | Page, args: argparse.Namespace, path: Path) -> Score:
@@ -296,9 +296,8 @@ def train(model: Fast | Page, args: argparse.Namespace, path: Path) -> Score:
             if now - started > 60 * args.minutes:
                 break
     save()
-    if score.last:
-        curve = {key: score.history[key] for key in ("step", "mean_return")}
-        tl.visualize.curves(curve, name=path.with_name(f"{path.stem}_curve.png"))
+    if not all(map(math.isnan, score.history["points_won"])):
+        tl.visualize.curves(score.history, name=path.with_name(f"{path.stem}_curve.png"))
     if signals:
         raise SystemExit(f"stopped after {score.n_updates} updates; --resume goes on from {path}")
     return score
@@ -379,8 +378,9 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.smoke:
-        torch.set_num_threads(1)  # networks so small gain nothing from threads, which wait for each other
         args.env, args.n_envs, args.epochs, args.games = "catch", args.n_envs or 8, min(args.epochs, 4), 4
+    if args.env == "catch":
+        torch.set_num_threads(1)  # a network so small gains nothing from threads, which wait for each other
     args.n_envs = args.n_envs or (64 if args.device.startswith("cuda") else 32)
     torch.set_float32_matmul_precision("highest" if args.precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = args.precision != "fp32"
