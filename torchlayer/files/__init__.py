@@ -18,11 +18,19 @@ from .npz import load_and_assign_npz as load_and_assign_npz
 from .npz import load_npz as load_npz
 from .npz import load_npz_dict as load_npz_dict
 from .npz import save_npz as save_npz
+from .number_words import load_number_words_dataset as load_number_words_dataset
+from .number_words import number_in_english as number_in_english
+from .number_words import number_in_french as number_in_french
+from .number_words import split_number_words as split_number_words
+from .parallel_text import load_parallel_text as load_parallel_text
+from .parallel_text import split_pairs as split_pairs
 from .pictures import npz_to_W_pdf as npz_to_W_pdf
 from .text_datasets import load_imdb_dataset as load_imdb_dataset
 from .text_datasets import load_matt_mahoney_text8_dataset as load_matt_mahoney_text8_dataset
 from .text_datasets import load_nietzsche_dataset as load_nietzsche_dataset
 from .text_datasets import load_ptb_dataset as load_ptb_dataset
+from .translation_datasets import load_multi30k_dataset as load_multi30k_dataset
+from .translation_datasets import load_wmt_en_fr_dataset as load_wmt_en_fr_dataset
 from .word2vec import load_word2vec_format as load_word2vec_format
 from .word2vec import save_word2vec_format as save_word2vec_format
 
