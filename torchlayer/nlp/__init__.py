@@ -1,5 +1,9 @@
 """Words: vocabularies, texts as ids, pairs to train word vectors on, and drawing the next word."""
 
+from .bleu import Bleu as Bleu
+from .bleu import bleu as bleu
+from .parallel import TokenBatches as TokenBatches
+from .parallel import read_data as read_data
 from .sampling import sample as sample
 from .sampling import sample_logits as sample_logits
 from .sampling import sample_top as sample_top
