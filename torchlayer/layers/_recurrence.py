@@ -45,6 +45,16 @@ class CellStack(nn.ModuleList):
             cell.build(n_in, initializer)
             n_in = cell.output_size
 
+    def zero_state(self, x: Tensor) -> State:
+        """The states to begin with for a batch like ``x``, ``(N, ...)``."""
+        return tuple(cell.zero_state(x) for cell in self.cells())
+
+    def state_widths(self) -> list[int]:
+        """The widths of the tensors that all states consist of."""
+        widths: list[int] = []
+        map_state(lambda h: widths.append(h.shape[1]), self.zero_state(torch.zeros(1, 1)))
+        return widths
+
     @property
     def fused(self) -> str | None:
         """The name of torch's recurrence that computes all of this stack in one call, if there is one."""
@@ -148,7 +158,7 @@ def _looped(
         outputs = []
         for t, x_t in enumerate(cell.project(x).unbind(1)):
             y, new = cell.advance(x_t, held)
-            held = new if lengths is None else _where(lengths > t, new, held)
+            held = new if lengths is None else where_running(lengths > t, new, held)
             outputs.append(y)
             if x.is_meta:  # every step has the shapes of the first
                 outputs *= x.shape[1]
@@ -159,7 +169,7 @@ def _looped(
     return x, tuple(end)
 
 
-def _where(running: Tensor, new: Any, old: Any) -> Any:
+def where_running(running: Tensor, new: Any, old: Any) -> Any:
     """``new`` for the sequences that run, ``old`` for the others, in any nesting of tensors."""
     olds: list[Tensor] = []
     map_state(olds.append, old)
