@@ -99,7 +99,7 @@ def test_multi30k_is_tokenized_as_its_papers_do(tmp_path):
 def test_multi30k_takes_the_official_tokens_where_they_are(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sacremoses", None)
     multi30k(tmp_path)
-    with pytest.raises(ImportError, match="load_multi30k_dataset needs sacremoses to tokenize: pip install sacremoses"):
+    with pytest.raises(ImportError, match="moses_tokenize needs sacremoses: pip install sacremoses"):
         load_multi30k_dataset(tmp_path)
     for part in ("train", "val", "test_2016_flickr"):
         (tmp_path / f"{part}.lc.norm.tok.en").write_text(f"{part} .\n")

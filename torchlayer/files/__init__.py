@@ -23,6 +23,7 @@ from .number_words import number_in_english as number_in_english
 from .number_words import number_in_french as number_in_french
 from .number_words import split_number_words as split_number_words
 from .parallel_text import load_parallel_text as load_parallel_text
+from .parallel_text import save_parallel_text as save_parallel_text
 from .parallel_text import split_pairs as split_pairs
 from .pictures import npz_to_W_pdf as npz_to_W_pdf
 from .text_datasets import load_imdb_dataset as load_imdb_dataset

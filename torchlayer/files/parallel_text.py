@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 import numpy as np
 
+from .atomic import atomic_write
 from .errors import FileFormatError
 from .text import read_lines
 
@@ -46,6 +47,22 @@ def load_parallel_text(
             raise FileFormatError(longer, reason)
         pairs.append((source[1], target[1]))
     return pairs
+
+
+def save_parallel_text(
+    pairs: Iterable[tuple[str, str]], source_path: str | os.PathLike[str], target_path: str | os.PathLike[str]
+) -> None:
+    """Write sentences and their translations into two files, line by line.
+
+    Raises:
+        ValueError: a sentence has a line end in it.
+    """
+    with atomic_write(source_path) as source, atomic_write(target_path) as target:
+        for pair in pairs:
+            for sentence, file in zip(pair, (source, target)):
+                if "\n" in sentence or "\r" in sentence:
+                    raise ValueError(f"a sentence is a line of the file, and this is more: {sentence[:60]!r}")
+                file.write(sentence.encode() + b"\n")
 
 
 def split_pairs(

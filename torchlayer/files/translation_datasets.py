@@ -111,16 +111,10 @@ def _three(files: list[Path]) -> tuple[Pairs, Pairs, Pairs]:
 
 
 def _moses(pairs: Pairs) -> Pairs:
-    """As the corpus's own script: lower-case, normalise the punctuation, tokenize."""
-    try:
-        from sacremoses import MosesPunctNormalizer, MosesTokenizer  # pyright: ignore
-    except ImportError as e:
-        raise ImportError("load_multi30k_dataset needs sacremoses to tokenize: pip install sacremoses") from e
-    sides = []
-    for side, language in enumerate(_LANGUAGES):
-        normalize, tokenize = MosesPunctNormalizer(language).normalize, MosesTokenizer(language).tokenize
-        sides.append([tokenize(normalize(pair[side].lower()), return_str=True) for pair in pairs])
-    return list(zip(*sides))
+    """As the corpus's own script."""
+    from ..nlp.moses import moses_tokenize  # nlp imports this package
+
+    return list(zip(*[moses_tokenize(side, language) for side, language in zip(zip(*pairs), _LANGUAGES)]))
 
 
 def _unpacked_texts(stem: str, archive: str, url: str, path: str | os.PathLike[str] | None) -> str:
