@@ -359,6 +359,32 @@ ROWS = [
         STEPS,
         fullgraph=False,
     ),
+    Row(
+        "seq2seq",
+        L.Seq2Seq,
+        lambda n: L.Seq2Seq(n, cell_fn=L.BasicLSTMCell, n_hidden=4, n_layer=2, name="a"),
+        (*STEPS, (None, 3, 2)),
+        fullgraph=False,
+    ),
+    Row(
+        "peeky_seq2seq",
+        L.PeekySeq2Seq,
+        lambda n: L.PeekySeq2Seq(n, cell_fn=L.GRUCell, n_hidden=4, name="a"),
+        (*STEPS, (None, 3, 2)),
+    ),
+    Row(
+        "attention_seq2seq",
+        L.AttentionSeq2Seq,
+        lambda n: L.AttentionSeq2Seq(n, cell_fn=L.GRUCell, n_hidden=4, n_layer=2, name="a"),
+        (*STEPS, (None, 3, 2)),
+    ),
+    Row(
+        "attention_seq2seq_lstm",
+        L.AttentionSeq2Seq,
+        lambda n: L.AttentionSeq2Seq(n, cell_fn=L.BasicLSTMCell, n_hidden=4, name="a"),
+        (*STEPS, (None, 3, 2)),
+        fullgraph=False,
+    ),
 ]
 
 ABSTRACT = {L.Layer}

@@ -109,6 +109,10 @@ from .reshaping import TileLayer as TileLayer
 from .reshaping import TransposeLayer as TransposeLayer
 from .roi_pooling import ROIPoolingLayer as ROIPoolingLayer
 from .scale import ScaleLayer as ScaleLayer
+from .seq2seq import AttentionSeq2Seq as AttentionSeq2Seq
+from .seq2seq import PeekySeq2Seq as PeekySeq2Seq
+from .seq2seq import Seq2Seq as Seq2Seq
+from .seq2seq import Seq2SeqState as Seq2SeqState
 from .shape import FlattenLayer as FlattenLayer
 from .shape import ReshapeLayer as ReshapeLayer
 from .spatial_transformer import SpatialTransformer2dAffineLayer as SpatialTransformer2dAffineLayer

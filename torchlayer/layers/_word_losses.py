@@ -34,7 +34,7 @@ def sampled_at_each_step(
     outputs: Tensor, target: Tensor, weight: Tensor, bias: Tensor, n_sampled: int, sampler: Sampler
 ) -> Tensor:
     """Sampled softmax losses ``(N, T)``, with a set of words for each step, as in TensorFlow."""
-    drawn = [sampler(labels, n_sampled, len(weight)) for labels in target.unbind(1)]
+    drawn = [SampledValues(*sampler(labels, n_sampled, len(weight))) for labels in target.unbind(1)]
     parts = _gathered(target, weight, bias, drawn)
     losses = [
         sampled_softmax_loss(rows, biases, hidden, labels, values)

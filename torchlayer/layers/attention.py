@@ -83,7 +83,7 @@ class AdditiveAttention(nn.Module):
         bias = None
         if mask is not None:
             # not -inf: a row of nothing else has no softmax
-            bias = torch.where(mask, 0.0, torch.finfo(values.dtype).min / 2).to(values.dtype)
+            bias = torch.zeros_like(mask, dtype=values.dtype).masked_fill(~mask, torch.finfo(values.dtype).min / 2)
         return Memory(values, values @ self.W_memory, bias)
 
     def forward(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:

@@ -80,6 +80,11 @@ class AttentionDecoder(nn.Module):
         fill(self.b_output, (self.n_outputs,), 0.0)
         return self
 
+    @property
+    def n_inputs(self) -> int:
+        """The width of the inputs."""
+        return self.W_input.shape[0] - self.attention.W_memory.shape[0]
+
     def begin(self, cells: tuple[Any, ...], memory: Memory) -> DecoderState:
         """The state before the first step: the cells' states, and a context of zeros."""
         return DecoderState(cells, memory.values.new_zeros(memory.values.shape[0], memory.values.shape[2]))

@@ -57,7 +57,7 @@ def greedy_search(
         return_attention: keep the weights of every step.
 
     Raises:
-        ValueError: ``max_length`` is below 1, or there is no sentence.
+        ValueError: ``max_length`` is below 1, there is no sentence, or no attention to return.
 
     >>> def count_up(ids, state):
     ...     return torch.nn.functional.one_hot((ids + 1) % 5, 5).float(), state, None
@@ -76,7 +76,7 @@ def greedy_search(
         total = torch.where(done, 0.0, log_p) if total is None else total + torch.where(done, 0.0, log_p)
         ids = torch.where(done, pad_id, ids)
         if return_attention:
-            looks.append(torch.where(done[:, None], 0.0, weights))  # type: ignore[arg-type]
+            looks.append(torch.where(done[:, None], 0.0, _there(weights)))
         n_ids = n_ids + ~done
         done = done | (ids == end_id)
         chosen.append(ids)
@@ -117,7 +117,8 @@ def beam_search(
         return_attention: keep the weights of every step.
 
     Raises:
-        ValueError: ``max_length`` or ``beam`` is below 1, there is no sentence, or fewer than two ids.
+        ValueError: ``max_length`` or ``beam`` is below 1, there is no sentence, fewer than two ids, or no attention to
+            return.
 
     Reference:
         Wu et al. 2016, arXiv:1609.08144, for the penalty.
@@ -157,8 +158,7 @@ def beam_search(
         tokens.append(ids)
         parents.append(parent)
         if return_attention:
-            assert weights is not None
-            looks.append(weights.view(N, beam, -1))
+            looks.append(_there(weights).view(N, beam, -1))
         if t + 1 < max_length:
             if _all(pool.full, t):
                 break
@@ -217,6 +217,14 @@ def _penalty(n_ids: Any, power: float) -> Any:
 
 def _log_softmax(logits: Tensor) -> Tensor:
     return logits.log_softmax(1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+
+
+def _there(weights: Tensor | None) -> Tensor:
+    if weights is None:
+        raise ValueError(
+            "return_attention=True, but the model gives no weights; advance returns them as its third value"
+        )
+    return weights
 
 
 def _all(done: Tensor, step: int) -> bool:
