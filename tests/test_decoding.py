@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -75,6 +76,19 @@ def test_wider_beams_find_no_worse_sentences_on_average():
     means = [search(Model(300, seed=2), beam, length_penalty=0.0).scores.mean().item() for beam in (1, 2, 81)]
     assert means == sorted(means)
     assert means[0] < means[1] - 0.05
+
+
+@pytest.mark.parametrize("beam", [2, 3])
+def test_a_sure_model_is_not_stopped_by_bad_sentences_on_its_way(beam):
+    likely, end = torch.tensor([0.01, 0.9, 0.03, 0.06]).log(), torch.tensor([0.01, 0.01, 0.01, 0.97]).log()
+
+    def advance(ids, n_written):  # word 1 four times; the end is always second, and so is finished early
+        return torch.where(n_written[:, None] < 4, likely, end), n_written + 1, None
+
+    start = torch.zeros(1, dtype=torch.int64)
+    found = beam_search(advance, start, start, beam=beam, max_length=9, end_id=3)
+    assert found.ids[0].tolist() == [1, 1, 1, 1, 3, 0, 0, 0, 0]
+    assert found.scores.item() == pytest.approx((4 * math.log(0.9) + math.log(0.97)) / (10 / 6))
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])

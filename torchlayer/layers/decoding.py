@@ -104,9 +104,9 @@ def beam_search(
     """Keep the ``beam`` most probable beginnings of every sentence; return the best sentence that was finished.
 
     A hypothesis is finished when its ``end_id`` is among the ``beam`` best continuations, or at ``max_length``. The
-    search goes on with as many unfinished ones until ``beam`` are finished. The best is the one of the largest
-    ``log P / ((5 + n) / 6) ** length_penalty``, ``n`` being its number of ids with the end. ``beam=1`` is
-    :func:`greedy_search`.
+    search goes on with as many unfinished ones until ``beam`` are finished and none of the others, as long as they are
+    then, scores more than the best of these. The score is ``log P / ((5 + n) / 6) ** length_penalty``, ``n`` being the
+    number of ids with the end. ``beam=1`` is :func:`greedy_search`.
 
     Args:
         advance: one step of the model, ``(ids (N * beam,), state) -> (logits (N * beam, V), state, weights or None)``.
@@ -152,15 +152,15 @@ def beam_search(
         ends = token == end_id
         pool.add(torch.where(ends, best, -torch.inf)[:, :beam], parent[:, :beam], t)
         live, kept = torch.where(ends, -torch.inf, best).topk(beam)
-        # all that follows a full pool is void
-        live = torch.where(pool.full[:, None], -torch.inf, live)
+        done = pool.done(live, t)
+        live = torch.where(done[:, None], -torch.inf, live)  # all that follows is void
         ids, parent = token.gather(1, kept), parent.gather(1, kept)
         tokens.append(ids)
         parents.append(parent)
         if return_attention:
             looks.append(_there(weights).view(N, beam, -1))
         if t + 1 < max_length:
-            if _all(pool.full, t):
+            if _all(done, t):
                 break
             state = map_state(partial(torch.index_select, dim=0, index=(row + parent).flatten()), state)
     pool.add(live, torch.arange(beam, device=device).expand(N, beam), max_length)
@@ -181,9 +181,13 @@ class _Pool:
         self.end = torch.zeros(n, beam, dtype=torch.int64, device=device)  # the step that ended it
         self.slot = torch.zeros_like(self.end)  # its place among the hypotheses that entered this step
 
-    @property
-    def full(self) -> Tensor:
-        return self.n_finished >= self.beam
+    def done(self, live: Tensor, step: int) -> Tensor:
+        """Where nothing better is to be expected of the others, ``(N,)``.
+
+        A sure model finishes ``beam`` bad sentences on its way to the good one; to count them is not enough.
+        """
+        best = live[:, 0] / _penalty(step + 1, self.length_penalty)
+        return (self.n_finished >= self.beam) & (self.scores[:, 0] >= best)
 
     def add(self, log_p: Tensor, slot: Tensor, step: int) -> None:
         """Hypotheses that end at ``step``, which ``max_length`` stands for where they were cut; ``-inf`` is none."""
