@@ -5,12 +5,10 @@ Reproduces  tutorial_translate.py of TensorLayer 1.3 with its hyper-parameters a
             And, with what was learnt since (an encoder in both directions, attention that sees no padding, dropout,
             label smoothing, averaged weights, batches by length, beam search):
               numbers   number words, 0 to 999,999, whose translation is a rule: every answer can be checked. Offline
-              multi30k  captions of photographs, 29,000 pairs, on which small models are compared; multi30k_small is
-                        for a CPU
+              multi30k  captions of photographs, 29,000 pairs, a common measure; multi30k_small is for a CPU
 Expect      numbers: 99 % of numbers never seen before translated without a mistake, in a minute on two cores; the
             others: see examples/README.md. The page prints a training perplexity of 174 after 1000 steps.
-Run         python examples/tutorial_translate.py             # numbers; and then, to translate what you type:
-            python examples/tutorial_translate.py --decode
+Run         python examples/tutorial_translate.py [--decode: afterwards, to translate what you type]
             python examples/tutorial_translate.py --model multi30k [--data DIR]
             python examples/tutorial_translate.py --model tensorlayer [--data DIR] [--minutes 9, then again --resume]
             Any model takes other texts: --train PREFIX --dev PREFIX, two files each, PREFIX.en and PREFIX.fr.
@@ -21,7 +19,6 @@ import math
 import random
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +29,6 @@ from tqdm import tqdm
 
 import torchlayer as tl
 from torchlayer.layers import EmbeddingAttentionSeq2Seq, EmbeddingAttentionSeq2seqWrapper
-
-PAD, EOS = 0, 2
 
 
 class Settings(NamedTuple):
@@ -50,22 +45,22 @@ class Settings(NamedTuple):
 
 
 SETTINGS = {
-    "numbers": Settings(60, 128, 64, 1, 2e-3, 2000, 4),
+    "numbers": Settings(60, 128, 64, 1, 3e-3, 1000, 6),
     "multi30k": Settings(8000, 320, 256, 1, 1e-3, 2000, 30, keep=0.6, smoothing=0.1, average=0.998),
     "multi30k_small": Settings(5000, 192, 128, 1, 3e-3, 1500, 6, keep=0.8, average=0.995),
     "tensorlayer": Settings(40_000, 1024, 1024, 3, 0.5, 64, 0),
 }
 BUCKETS = [(5, 10), (10, 15), (20, 25), (40, 50)]  # lengths of tensorlayer's batches, of the source and of the target
-ONE_BUCKET = [(52, 52)]  # the others leave out what is as long as this
 SAMPLES, CLIP, DECAY, STEPS_PER_CHECKPOINT = 512, 5.0, 0.99, 10
-N_NUMBERS = 10_000, 1_000, 5_000  # to train on, to watch and to test with
 
 
 # Texts: from files of sentences to pairs of ids ---------------------------------------------------
 
 
-# None is tl.nlp.basic_tokenizer. Multi30k comes with spaces between its words.
-TOKENIZERS = {"numbers": tl.files.split_number_words, "tensorlayer": None}
+def how(args: argparse.Namespace) -> dict[str, Any]:
+    """How lines are split into words: None is tl.nlp.basic_tokenizer, and Multi30k's words stand between spaces."""
+    tokenizers = {"numbers": tl.files.split_number_words, "tensorlayer": None}
+    return {"tokenizer": tokenizers.get(args.model, bytes.split), "normalize_digits": args.model == "tensorlayer"}
 
 
 def texts(args: argparse.Namespace) -> dict[str, str]:
@@ -75,53 +70,50 @@ def texts(args: argparse.Namespace) -> dict[str, str]:
     if args.smoke:
         parts = tl.files.load_number_words_dataset(600, 40, 40)
     elif args.model == "numbers":
-        parts = tl.files.load_number_words_dataset(*N_NUMBERS)
+        parts = tl.files.load_number_words_dataset(10_000, 1_000, 5_000)
     elif args.model.startswith("multi30k"):
         parts = tl.files.load_multi30k_dataset(args.data)
         args.raw = [french for _, french in tl.files.load_multi30k_dataset(args.data, tokenized=False)[2]]
     else:
         train, dev = tl.files.load_wmt_en_fr_dataset(args.data)
         return {"train": train, "valid": dev, "test": dev}
-    for name, pairs in zip(("train", "valid", "test"), parts):
-        tl.files.save_parallel_text(pairs, args.out / f"{name}.en", args.out / f"{name}.fr")
-    return {name: str(args.out / name) for name in ("train", "valid", "test")}
+    prefixes = {name: str(args.out / name) for name in ("train", "valid", "test")}
+    for prefix, pairs in zip(prefixes.values(), parts):
+        tl.files.save_parallel_text(pairs, f"{prefix}.en", f"{prefix}.fr")
+    return prefixes
 
 
 def load_pairs(args: argparse.Namespace, s: Settings, prefixes: dict[str, str]) -> dict[str, Any]:
     """Vocabularies and ids, as files in --out, and of these the training and validation pairs, by buckets."""
-    how: dict[str, Any] = {
-        "tokenizer": TOKENIZERS.get(args.model, bytes.split),
-        "normalize_digits": args.model == "tensorlayer",
-    }
-    buckets = BUCKETS if args.model == "tensorlayer" else ONE_BUCKET
+    buckets = BUCKETS if args.model == "tensorlayer" else [(52, 52)]
     pairs = {}
     for part in ("train", "valid"):
         ids = []
         for language in ("en", "fr"):
             text, vocabulary = f"{prefixes[part]}.{language}", args.out / f"vocab{s.vocabulary}.{language}"
             if part == "train":
-                tl.nlp.create_vocabulary(vocabulary, text, s.vocabulary, **how)
+                tl.nlp.create_vocabulary(vocabulary, text, s.vocabulary, **how(args))
             ids.append(args.out / f"{part}.ids{s.vocabulary}.{language}")
-            tl.nlp.data_to_token_ids(text, ids[-1], vocabulary, **how)
-        pairs[part] = tl.nlp.read_data(*ids, buckets, EOS, args.max_train_data_size)
+            tl.nlp.data_to_token_ids(text, ids[-1], vocabulary, **how(args))
+        pairs[part] = tl.nlp.read_data(ids[0], ids[1], buckets, max_size=args.max_train_data_size)
         if not any(pairs[part]):
             raise SystemExit(f"no pair of {prefixes[part]}.en and .fr is shorter than {buckets[-1]}: nothing is left")
     return pairs
 
 
-def load_languages(args: argparse.Namespace, s: Settings) -> tuple[tl.nlp.Language, tl.nlp.Language]:
-    how = TOKENIZERS.get(args.model, bytes.split), args.model == "tensorlayer", "-" if args.model == "numbers" else ""
-    english, french = (tl.nlp.Language(args.out / f"vocab{s.vocabulary}.{x}", *how) for x in ("en", "fr"))
-    return english, french
+def load_languages(args: argparse.Namespace, s: Settings) -> tuple[tl.nlp.Language, ...]:
+    joined = "-" if args.model == "numbers" else ""
+    files = (args.out / f"vocab{s.vocabulary}.{language}" for language in ("en", "fr"))
+    return tuple(tl.nlp.Language(file, joined=joined, **how(args)) for file in files)
 
 
-def sentences(prefix: str, english: tl.nlp.Language, longest: int) -> list[tuple[str, str]]:
-    """The pairs of a test; what is too long to be read is left out, aloud."""
+def sentences(prefix: str, english: Any, french: Any, longest: int) -> list[tuple[str, str]]:
+    """Sentences and what is expected of them, its words split as the model writes them; the too long are left out."""
     pairs = tl.files.load_parallel_text(f"{prefix}.en", f"{prefix}.fr")
     kept = [pair for pair in pairs if 0 < len(english.split(pair[0])) <= longest]
     if len(kept) < len(pairs):
         print(f"{len(pairs) - len(kept)} of {len(pairs)} sentences of {prefix} are empty or too long, and left out")
-    return kept
+    return [(source, french.say(french.split(target))) for source, target in kept]
 
 
 # The models ---------------------------------------------------------------------------------------
@@ -141,10 +133,14 @@ def build(args: argparse.Namespace, s: Settings, n_english: int, n_french: int) 
     )  # fmt: skip
 
 
+def perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 300 else math.inf
+
+
 class Checkpoint:
     """What a run needs to go on, with the digests of the vocabularies that its model speaks."""
 
-    def __init__(self, args: argparse.Namespace, languages: tuple[tl.nlp.Language, ...]):
+    def __init__(self, args: argparse.Namespace, *languages: tl.nlp.Language):
         self.path, self.args = args.out / f"{args.model}.ckpt", args
         self.digests = [language.sha256 for language in languages]
         self.started = self.saved = time.perf_counter()
@@ -170,18 +166,14 @@ class Checkpoint:
         return tl.checkpoint.restore(state, generators=generators, **parts), state["extra"]["history"]
 
     def save_now(self, is_last: bool, position: int, history: dict[str, list]) -> bool:
-        """Save if it is time to, and say whether to stop."""
-        now, minutes = time.perf_counter(), self.args.minutes
-        stop = is_last or (minutes is not None and now - self.started > 60 * minutes)
-        if stop or now - self.saved > self.args.checkpoint_seconds:
+        """Save at the end, or after a minute, and say whether it is the end."""
+        now = time.perf_counter()
+        stop = is_last or (self.args.minutes is not None and now - self.started > 60 * self.args.minutes)
+        if stop or now - self.saved > 60:
             extra = {"history": history, "vocabularies": self.digests}
             tl.checkpoint.save(self.path, position=position, extra=extra, generators=self.generators, **self.parts)
             self.saved = time.perf_counter()
         return stop
-
-
-def perplexity(loss: float) -> float:
-    return math.exp(loss) if loss < 300 else math.inf
 
 
 # Training as the original does: buckets, plain descent, a rate that decays when it no longer helps ------------
@@ -202,19 +194,16 @@ def train_original(model: EmbeddingAttentionSeq2seqWrapper, data: Any, args: Any
         losses.append(model.step(*model.get_batch(data["train"], bucket, rng=rng), bucket, False)[1])
         if model.global_step % STEPS_PER_CHECKPOINT and model.global_step < args.steps:
             continue
-        loss = float(torch.stack(losses).mean())  # the one look at the device
-        seconds, rate = (time.perf_counter() - clock) / len(losses), model.learning_rate
-        tqdm.write(
-            f"global step {model.global_step} learning rate {rate:.4f} step-time {seconds:.2f} "
-            f"perplexity {perplexity(loss):.2f}"
-        )
+        ppl = perplexity(float(torch.stack(losses).mean()))  # the one look at the device
+        seconds, step, rate = (time.perf_counter() - clock) / len(losses), model.global_step, model.learning_rate
+        tqdm.write(f"global step {step} learning rate {rate:.4f} step-time {seconds:.2f} perplexity {ppl:.2f}")
         recent = history["train_perplexity"][-args.look_back :]
-        if len(recent) == args.look_back and perplexity(loss) > max(recent):
+        if len(recent) == args.look_back and ppl > max(recent):
             model.decay_learning_rate()
-        for key, value in zip(history, (model.global_step, rate, perplexity(loss))):
+        for key, value in zip(history, (step, rate, ppl)):
             history[key].append(value)
         evaluate_buckets(model, data["valid"], rng)
-        if checkpoint.save_now(model.global_step >= args.steps, model.global_step, history):
+        if checkpoint.save_now(step >= args.steps, step, history):
             break
         losses, clock = [], time.perf_counter()
     return history
@@ -277,7 +266,7 @@ def true_perplexity(model: Any, batches: tl.nlp.TokenBatches) -> float:
     total, n = 0.0, 0
     model.eval()
     for source, lengths, target in batches.epoch(shuffle=False):
-        n_words = int((target != PAD).sum())
+        n_words = int((target != model.PAD_ID).sum())
         total, n = total + n_words * float(model.loss(source, target, lengths)), n + n_words
     model.train()
     return perplexity(total / n)
@@ -286,7 +275,7 @@ def true_perplexity(model: Any, batches: tl.nlp.TokenBatches) -> float:
 # Translating --------------------------------------------------------------------------------------
 
 
-def scores(args: argparse.Namespace, answers: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
+def scores(args: argparse.Namespace, answers: Any, expected: Any) -> dict[str, float]:
     """BLEU, unless it is numbers, and the share of sentences that are what was expected, word for word."""
     exact = {"exact": sum(map(str.__eq__, answers, expected)) / len(expected)}
     return {"bleu": tl.nlp.bleu(answers, expected).score, **exact} if args.bleu else exact
@@ -294,9 +283,8 @@ def scores(args: argparse.Namespace, answers: Sequence[str], expected: Sequence[
 
 def test(model: Any, english: Any, french: Any, prefix: str, args: argparse.Namespace) -> dict[str, float]:
     """Translate the test sentences, greedily and with a beam; show some, and draw where the network looked."""
-    lines, expected = zip(*sentences(prefix, english, args.longest))
-    result: dict[str, float] = {}
-    found = []
+    lines, expected = zip(*sentences(prefix, english, french, args.longest))
+    result, found = dict[str, float](), list[tl.nlp.Translation]()
     for beam in dict.fromkeys((1, args.beam)):
         started = time.perf_counter()
         found = tl.nlp.translate(model, english, french, lines, beam=beam)
@@ -312,8 +300,8 @@ def test(model: Any, english: Any, french: Any, prefix: str, args: argparse.Name
     wrong = [i for i, t in enumerate(found) if t.text != expected[i]]
     for i in [*range(min(4, len(found))), *[i for i in wrong if i >= 4][:4]]:
         print(f"  {lines[i]}\n    {found[i].text}" + (f"\n    expected: {expected[i]}" if i in wrong else ""))
-    short = [t for t in found if 0 < len(t.words) < 16]
-    for number, t in enumerate(sorted(short, key=lambda t: len(t.words))[-3:], 1):
+    drawn = [t for t in found if t.words and len(t.words) < 16]
+    for number, t in enumerate(sorted(drawn, key=lambda t: len(t.words))[-3:], 1):
         picture = args.out / f"{args.model}_attention{number}.png"
         tl.visualize.attention(t.attention, t.source, t.words, name=picture)
     return result
@@ -353,7 +341,6 @@ def main() -> None:
     parser.add_argument("--train", help="other texts: the prefix of two files, .en and .fr, line by line")
     parser.add_argument("--dev", help="the same, to watch and to test with (default: those of --train)")
     parser.add_argument("--out", type=Path, default=Path("out/translate"))
-    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the least time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--decode", action="store_true", help="translate what you type, with the model in --out")
     parser.add_argument("--smoke", action="store_true", help="a small network, few number words: does it run?")
@@ -377,7 +364,7 @@ def main() -> None:
     prefixes = {} if args.decode else texts(args)
     data = {} if args.decode else load_pairs(args, s, prefixes)
     english, french = load_languages(args, s)
-    checkpoint = Checkpoint(args, (english, french))
+    checkpoint = Checkpoint(args, english, french)
     model = build(args, s, len(english), len(french)).to(args.device)
     is_ours = args.model != "tensorlayer"
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(s.average)) if is_ours else model
@@ -392,7 +379,7 @@ def main() -> None:
     if not is_ours:
         history = train_original(model, data, args, checkpoint)
     else:
-        lines, expected = zip(*sentences(prefixes["valid"], english, args.longest)[:500])
+        lines, expected = zip(*sentences(prefixes["valid"], english, french, args.longest)[:500])
 
         def measure(model: Any) -> dict[str, float]:
             answers = [t.text for t in tl.nlp.translate(model, english, french, lines)]
