@@ -16,6 +16,7 @@ from torchlayer.files import (
     load_multi30k_dataset,
     load_parallel_text,
     load_wmt_en_fr_dataset,
+    save_parallel_text,
     split_pairs,
 )
 
@@ -59,6 +60,19 @@ def test_what_is_no_parallel_text_is_refused(en, fr, error, tmp_path):
         (tmp_path / "fr").write_bytes(fr)
     with pytest.raises(FileFormatError, match=error):
         load_parallel_text(tmp_path / "en", tmp_path / "fr" if fr is not None else None)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    pairs = [("A dog.", "Un chien."), ("", "é\u202f!")]
+    save_parallel_text(iter(pairs), tmp_path / "en", tmp_path / "fr")
+    assert load_parallel_text(tmp_path / "en", tmp_path / "fr") == pairs
+
+
+@pytest.mark.parametrize("sentence", ["two\nlines", "two\rlines"])
+def test_a_sentence_of_two_lines_is_not_saved(sentence, tmp_path):
+    with pytest.raises(ValueError, match="a sentence is a line of the file, and this is more: 'two"):
+        save_parallel_text([("a", "b"), ("c", sentence)], tmp_path / "en", tmp_path / "fr")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_sentence_is_in_one_part_with_all_its_translations():

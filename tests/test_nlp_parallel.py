@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import torchlayer as tl
 from torchlayer.files import FileFormatError
 from torchlayer.nlp import TokenBatches, create_vocabulary, data_to_token_ids, read_data
 
@@ -147,6 +148,18 @@ def test_filled_batches_have_few_shapes(pairs):
     widths = {(s[1], t[1]) for s, t in shapes}
     assert len(shapes) == len(widths) <= 16
     assert all(s[0] == t[0] == 600 // (s[1] + t[1]) for s, t in shapes)
+
+
+def test_rows_that_fill_a_batch_up_change_no_loss(pairs):
+    torch.manual_seed(0)
+    model = tl.layers.EmbeddingAttentionSeq2Seq(99, 99, 8, num_samples=0, projection=True, mask_attention=True)
+    batches = TokenBatches(pairs, 600, multiple_of=8, fill=True)
+    source, lengths, target = next(b for b in batches.epoch(rng=0) if (b[2] == 0).all(1).any())
+    real = target[:, 0] != 0
+    losses = [model.loss(source, target, lengths), model.loss(source[real], target[real], lengths[real])]
+    torch.testing.assert_close(*losses)
+    grads = [torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]) for loss in losses]
+    torch.testing.assert_close(*grads)
 
 
 def test_passes_differ_by_their_seed_and_are_repeated_by_it(pairs):
