@@ -86,13 +86,16 @@ class EncoderDecoder(Layer):
                 )
         self.n_hidden, self.n_layer, self.return_seq_2d = n_hidden, n_layer, return_seq_2d
         self.initial_state_decode = initial_state_decode
-        settings = (cell_fn, cell_init_args, n_hidden, initializer)
-        self.encode = DynamicRNNLayer(
-            None, *settings, None, initial_state, dropout, n_layer, name=name and f"{name}_encode"
-        )
-        decode = DynamicRNNLayer(
-            None, *settings, None, None, dropout, n_layer, False, return_seq_2d, name and f"{name}_decode"
-        )
+        settings: dict[str, Any] = {
+            "cell_fn": cell_fn,
+            "cell_init_args": cell_init_args,
+            "n_hidden": n_hidden,
+            "initializer": initializer,
+            "dropout": dropout,
+            "n_layer": n_layer,
+        }
+        self.encode = DynamicRNNLayer(None, initial_state=initial_state, name=name and f"{name}_encode", **settings)
+        decode: Any = DynamicRNNLayer(None, return_seq_2d=return_seq_2d, name=name and f"{name}_decode", **settings)
         self.decode = self._decoder(decode)
 
     def _decoder(self, layer: DynamicRNNLayer) -> Any:
@@ -147,10 +150,9 @@ class EncoderDecoder(Layer):
                 f"{type(self).__name__} reads pairs of sequences, got {encode_in.shape[0]} for the encoder and "
                 f"{decode_in.shape[0]} for the decoder; one must be written for each that is read"
             )
-        if lengths is None and encode_in.dim() == 3:  # else the recurrent layer complains
-            lengths = retrieve_seq_length_op(encode_in)
+        _width(tuple(encode_in.shape))
+        lengths = retrieve_seq_length_op(encode_in) if lengths is None else lengths
         y, end = self.encode.step(encode_in, lengths)
-        assert lengths is not None
         return y, end, end if self.initial_state_decode is None else self.initial_state_decode, lengths
 
     def extra_repr(self) -> str:
@@ -352,7 +354,7 @@ def _networks(cls: type[EncoderDecoder], given: dict[str, Any]) -> list[Network]
     encode_length, decode_length = names[2:]
     if decode_length in nets and encode_length not in nets:  # inputs are told apart by their order
         label = f"{given['name']}_lengths" if given.get("name") else None
-        nets[encode_length] = LambdaLayer(nets["net_encode_in"], fn=retrieve_seq_length_op, name=label)
+        nets[encode_length] = stack(nets["net_encode_in"], LambdaLayer(fn=retrieve_seq_length_op, name=label))
     for name in nets:
         given.pop(name, None)
     return [nets[name] for name in names if name in nets]

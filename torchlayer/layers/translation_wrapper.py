@@ -230,7 +230,8 @@ class EmbeddingAttentionSeq2seqWrapper(EmbeddingAttentionSeq2Seq):
         loss.backward()
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        torch._foreach_mul_(gradients, self.max_gradient_norm / norm.clamp(min=self.max_gradient_norm))
+        scale = self.max_gradient_norm / norm.clamp(min=self.max_gradient_norm)
+        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
         self.optimizer.param_groups[0]["global_step"] += 1
         self.train(was_training)
