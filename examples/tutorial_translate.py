@@ -349,8 +349,9 @@ def main() -> None:
     torch.set_float32_matmul_precision("highest" if args.precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = args.precision != "fp32"
     s = SETTINGS[args.model]
-    if args.smoke:  # one thread: so small a network only waits for others
+    if args.smoke or args.model == "numbers":  # threads of so small a network only wait for each other
         torch.set_num_threads(1)
+    if args.smoke:
         s = s._replace(size=32, embedding=32, vocabulary=60, epochs=2, lr=max(s.lr, 0.01), batch=min(s.batch, 300))
         args.steps = min(args.steps, 20)
     chosen = {"epochs": args.epochs, "size": args.size, "lr": args.lr, "batch": args.batch_size}

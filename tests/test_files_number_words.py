@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 
@@ -169,7 +170,14 @@ def test_parts_share_no_number_and_hold_every_word():
     assert ("zero", "zéro") in parts[0]
     numbers = [value(f) for _, f in parts[2]]
     assert [number_in_english(n) for n in numbers] == [e for e, _ in parts[2]]
-    assert [sum(10**d <= n < 10 ** (d + 1) for n in numbers) for d in range(6)] == [0, 9, 90, 133, 134, 134]
+    forms = Counter((n_digits(n // 1000), n_digits(n % 1000)) for n in numbers)
+    few = {(0, 2): 9, (0, 3): 47, (1, 1): 8, (1, 2): 47, (1, 3): 47, (2, 0): 9, (2, 1): 47, (2, 2): 47, (3, 0): 47}
+    many = {(2, 3): 48, (3, 1): 48, (3, 2): 48, (3, 3): 48}
+    assert forms == few | many  # no more than a tenth of those that there are
+
+
+def n_digits(n: int) -> int:
+    return len(str(n)) if n else 0
 
 
 def test_the_split_is_the_seeds_alone():
@@ -182,8 +190,8 @@ def test_the_split_is_the_seeds_alone():
     [
         ((0, 1, 1), "n_train is at least 1 and, with what the other parts take, at most 999998, got 0"),
         ((1_000_000, 1, 1), "n_train is at least 1 and, with what the other parts take, at most 999998, got 1000000"),
-        ((10, -1, 1), "n_valid is at least 0 and, with what the other parts take, at most 99998, got -1"),
-        ((10, 1, 100_000), "n_test is at least 0 and, with what the other parts take, at most 99999, got 100000"),
+        ((10, -1, 1), "n_valid is at least 0 and, with what the other parts take, at most 99997, got -1"),
+        ((10, 1, 100_000), "n_test is at least 0 and, with what the other parts take, at most 99998, got 100000"),
     ],
 )
 def test_more_numbers_than_there_are_are_refused(sizes, error):

@@ -67,9 +67,10 @@ def load_number_words_dataset(
 ) -> tuple[Pairs, Pairs, Pairs]:
     """Numbers in English and in French words, in three parts that share no number.
 
-    Drawn evenly, nine of ten numbers would have six digits. So a part takes as many numbers of one digit as of two, and
-    so on to six, as far as there are: the test a tenth of each length at most, then validation likewise, and training
-    of what is left. Zero, whose word is in no other number, is always in the training part.
+    Drawn evenly, nine of ten numbers would have six digits, and one in a thousand would be round. So numbers are told
+    apart by how many digits their thousands have, from none to three, and how many the rest has. A part takes as many
+    of one of these fifteen forms as of another, as far as there are: the test a tenth of each at most, then validation
+    likewise, and training of what is left. Zero, whose word is in no other number, is always in the training part.
 
     Args:
         n_train, n_valid, n_test: how many numbers the parts have.
@@ -85,10 +86,15 @@ def load_number_words_dataset(
     >>> len(train), len(valid), len(test)
     (100, 10, 10)
     >>> test[0]
-    ('thirty-six', 'trente-six')
+    ('three thousand nine hundred sixty-seven', 'trois mille neuf cent soixante-sept')
     """
     rng = np.random.RandomState(seed)  # its stream never changes between NumPy versions
-    left = [rng.permutation(np.arange(10**d, 10 ** (d + 1))) for d in range(6)]  # by their number of digits
+    parts_of_three = [np.array([0]), *(np.arange(10**d, 10 ** (d + 1)) for d in range(3))]
+    left = [
+        rng.permutation((1000 * thousands[:, None] + rest).ravel())
+        for thousands in parts_of_three
+        for rest in parts_of_three
+    ][1:]  # the first is zero alone
     parts: dict[str, np.ndarray] = {}
     for name, n, share in (("n_test", n_test, 10), ("n_valid", n_valid, 10), ("n_train", n_train - 1, 1)):
         counts = _even([len(numbers) // share for numbers in left], n)
