@@ -6,7 +6,7 @@ Reproduces  tutorial_translate.py of TensorLayer 1.3 with its hyper-parameters a
             label smoothing, averaged weights, batches by length, beam search):
               numbers   number words, 0 to 999,999, whose translation is a rule: every answer can be checked. Offline
               multi30k  captions of photographs, 29,000 pairs, a common measure; multi30k_small is for a CPU
-Expect      numbers: 99 % of numbers never seen before translated without a mistake, in a minute on two cores; the
+Expect      numbers: 99 % of numbers never seen before translated without a mistake, in a minute of one core; the
             others: see examples/README.md. The page prints a training perplexity of 174 after 1000 steps.
 Run         python examples/tutorial_translate.py [--decode: afterwards, to translate what you type]
             python examples/tutorial_translate.py --model multi30k [--data DIR]
