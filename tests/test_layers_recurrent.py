@@ -271,6 +271,19 @@ def test_without_a_look_at_the_lengths_nothing_changes(make, n_layer, return_las
     torch.testing.assert_close(layer(x, lengths), packed)
 
 
+@pytest.mark.parametrize("cell", CELLS, **by_name)
+@pytest.mark.parametrize("begun", [False, True])
+def test_without_a_look_at_the_lengths_states_are_the_same(cell, begun, request, monkeypatch):
+    layer = L.DynamicRNNLayer(cell_fn=cell, n_hidden=4)
+    x, lengths = torch.randn(4, 5, 3), torch.tensor([5, 0, 2, 3])
+    state = layer.step(torch.randn(4, 2, 3))[1] if begun else None
+    packed = layer.step(x, lengths, state)
+    request.getfixturevalue("unseen")
+    if cell in (L.BasicRNNCell, L.CudnnCompatibleGRUCell):  # the outputs have it, so no step is gone through by itself
+        monkeypatch.setattr(_recurrence, "_looped", None)
+    torch.testing.assert_close(layer.step(x, lengths, state), packed)
+
+
 @pytest.mark.parametrize("length", [-1, 6])
 @pytest.mark.parametrize("cell", [L.GRUCell, LSTM], **by_name)
 @pytest.mark.parametrize("return_last", [False, True])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import torchlayer as tl
 from torchlayer.kernels import sampled_softmax_loss
+from torchlayer.layers import attention_decoder
 
 L = tl.layers
 SOURCE = torch.tensor([[7, 8, 9, 4], [5, 0, 0, 0], [6, 3, 0, 0]])
@@ -233,6 +234,67 @@ def test_a_cell_without_a_matrix_in_front_takes_the_long_way_round():
     torch.testing.assert_close(wrapped(SOURCE, TARGET), plain(SOURCE, TARGET))
     assert not wrapped.decoder.entry().within_cell
     assert plain.decoder.entry().within_cell
+
+
+# Gradients for all steps at once -----------------------------------------------------------------
+
+
+@pytest.fixture
+def at_each_step(monkeypatch):
+    """The decoder's loop is differentiated step by step, by autograd alone."""
+    return lambda: monkeypatch.setattr(attention_decoder, "can_defer", lambda cells: False)
+
+
+DEFERRED = [*CELLS.values(), {"num_layers": 2}, {"num_layers": 2, "cell_fn": L.CudnnCompatibleGRUCell}]
+DEFERRED += [{"cell_fn": L.BasicRNNCell, "num_layers": 2}, {"cell_fn": L.LSTMCell}]
+
+
+@pytest.mark.parametrize("options", DEFERRED)
+def test_gradients_for_all_steps_at_once_are_those_of_each_step(options, at_each_step):
+    model = made(**options, mask_attention=True).double()
+    model.loss(SOURCE, TARGET).backward()
+    at_once = [p.grad.clone() for p in model.parameters()]
+    at_each_step()
+    model.zero_grad()
+    model.loss(SOURCE, TARGET).backward()
+    for (name, p), a in zip(model.named_parameters(), at_once):
+        torch.testing.assert_close(a, p.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("cell", [L.GRUCell, L.CudnnCompatibleGRUCell, L.BasicLSTMCell])
+def test_gradients_for_all_steps_at_once_mind_the_ends_of_sequences(cell, at_each_step):
+    layer = L.AttentionSeq2Seq(cell_fn=cell, n_hidden=4, n_layer=2)
+    given = [torch.randn(3, 5, 3, requires_grad=True), torch.randn(3, 4, 2, requires_grad=True)]
+    lengths = torch.tensor([5, 0, 3]), torch.tensor([2, 4, 0])
+    layer(*given, *lengths)
+    wanted = [*given, *layer.parameters()]
+    at_once = torch.autograd.grad(layer(*given, *lengths).square().sum(), wanted)
+    at_each_step()
+    for a, b in zip(at_once, torch.autograd.grad(layer(*given, *lengths).square().sum(), wanted)):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_graph_that_is_kept_gives_the_same_gradients_again():
+    layer = L.AttentionSeq2Seq(cell_fn=L.GRUCell, n_hidden=4)
+    x, y = torch.randn(2, 3, 3, requires_grad=True), torch.randn(2, 3, 2)
+    cost = layer(x, y).square().sum()
+    (first,) = torch.autograd.grad(cost, [x], retain_graph=True)  # without the parameters
+    both = torch.autograd.grad(cost, [x, *layer.parameters()], retain_graph=True)
+    again = torch.autograd.grad(cost, [x, *layer.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip((first, *both), (both[0], *again)))
+
+
+def test_a_second_derivative_is_refused_and_not_wrong(at_each_step):
+    layer = L.AttentionSeq2Seq(cell_fn=L.GRUCell, n_hidden=4)
+    x, y = torch.randn(2, 3, 3, requires_grad=True), torch.randn(2, 3, 2, requires_grad=True)
+    for wanted in (x, y):
+        (gradient,) = torch.autograd.grad(layer(x, y).sum(), [wanted], create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiated once, not twice"):
+            gradient.square().sum().backward()
+    at_each_step()
+    (gradient,) = torch.autograd.grad(layer(x, y).sum(), [x], create_graph=True)
+    gradient.square().sum().backward()
+    assert layer.decode.W_input.grad.isfinite().all()
 
 
 # Decoding ----------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ Three ways to honour the lengths of a padded batch, where outputs beyond the len
 
 * packed: lengths on the CPU. Torch's own way, and the one whose work shrinks with the lengths.
 * masked: lengths on a GPU, or an export. The whole batch runs and what lies beyond the end is cut off, so
-  nothing waits for the device. What an LSTM remembers at the end is lost on the way: this way gives no final state.
+  nothing waits for the device. The final state of one cell that remembers its output, as a GRU does, is that output at
+  the end. What an LSTM, or a cell below another one, remembers there is lost on the way.
 * looped: cells that torch does not know, and final states where nothing may wait, as in a CUDA graph. At every step,
   sequences that have ended keep their old state.
 """
@@ -66,11 +67,27 @@ def run(
     stack: CellStack, x: Tensor, state: State | None, lengths: Tensor | None, keep: Keep, with_state: bool
 ) -> tuple[Tensor, State | None]:
     """Outputs ``(N, T, H)`` of the top cell, and the state at each sequence's end if it is asked for."""
+    if with_state and lengths is not None and _ends_in_outputs(stack, x, keep) and not packable(lengths, False):
+        begin = stack.zero_state(x[:, 0]) if state is None else state
+        y, _ = run_fused([stack], x, [begin], lengths, keep, with_state=False)
+        return y, (_last(y, lengths, begin[0]),)
     stateless = with_state and lengths is not None and not packable(lengths, with_state)  # since masked
     if not stack.fused or stateless or x.is_meta:  # where torch's recurrence would go through all steps in Python
         return _looped(stack, x, state, lengths, keep)
     y, states = run_fused([stack], x, None if state is None else [state], lengths, keep, with_state)
     return y, None if states is None else states[0]
+
+
+def _ends_in_outputs(stack: CellStack, x: Tensor, keep: Keep) -> bool:
+    """Whether the state at a sequence's end can be read off the outputs."""
+    return len(stack) == 1 and stack.fused not in (None, "lstm") and keep.output == 1 and not x.is_meta
+
+
+def _last(y: Tensor, lengths: Tensor, begin: Tensor) -> Tensor:
+    """Each sequence's output at its end, ``(N, H)``, and what it began with if it is empty."""
+    lengths = lengths.to(y.device)[:, None]
+    index = (lengths - 1).clamp(min=0)[..., None].expand(-1, -1, y.shape[2])
+    return torch.where(lengths == 0, begin.to(y.dtype), y.gather(1, index)[:, 0])
 
 
 def run_fused(

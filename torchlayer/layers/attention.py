@@ -87,13 +87,14 @@ class AdditiveAttention(nn.Module):
         return Memory(values, values @ self.W_memory, bias)
 
     def forward(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        values, keys, bias = memory
-        query = torch.addmm(self.b_query, query, self.W_query).view(keys.shape[0], -1, 1, self.n_units)  # (N, K, 1, A)
-        scores = torch.tanh(keys[:, None] + query) @ self.v  # (N, K, I)
-        if bias is not None:
-            scores = scores + bias[:, None]
-        weights = scores.softmax(2)
-        return (weights @ values).flatten(0, 1), weights.flatten(0, 1)
+        weights = self.weigh(torch.addmm(self.b_query, query, self.W_query), memory)
+        return (weights @ memory.values).flatten(0, 1), weights.flatten(0, 1)
+
+    def weigh(self, y: Tensor, memory: Memory) -> Tensor:
+        """The weights ``(N, K, I)`` of queries that were multiplied before, ``y`` ``(N * K, A)``."""
+        y = y.view(memory.keys.shape[0], -1, 1, self.n_units)  # (N, K, 1, A)
+        scores = torch.tanh(memory.keys[:, None] + y) @ self.v  # (N, K, I)
+        return (scores if memory.bias is None else scores + memory.bias[:, None]).softmax(2)
 
     def from_original(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Parameters from TensorFlow's arrays: ``AttnW`` ``[1, 1, D, A]`` and ``AttnV`` ``[A]``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from ..network import map_state
+from ._deferred import CellProducts, Products, Reading, can_defer, once
 from ._recurrence import CellStack, Keep, masked, where_running
 from .attention import AdditiveAttention, Memory
 from .base import Initializer, fill, size_as_loaded
@@ -21,6 +23,9 @@ class DecoderState(NamedTuple):
 
     cells: tuple[Any, ...]
     context: Tensor
+
+
+Step = Callable[[int, DecoderState], tuple[Tensor, DecoderState]]
 
 
 class AttentionDecoder(nn.Module):
@@ -102,9 +107,13 @@ class AttentionDecoder(nn.Module):
         Beyond ``lengths`` the outputs are 0 and the state stays.
         """
         entry = self.entry(keep)
+        if entry.within_cell and keep.output == 1 and not x.is_meta and can_defer(self.cells.cells()):
+            advance, state = self._deferring(x, entry, memory, state)
+        else:
+            advance = self._each_step(x, entry, memory, keep)
         outputs, contexts = [], []
-        for t, x_t in enumerate(entry.of_inputs(x).unbind(1)):
-            y, _, new = self.advance(x_t, entry, memory, state, keep)
+        for t in range(x.shape[1]):
+            y, new = advance(t, state)
             state = new if lengths is None else where_running(lengths > t, new, state)
             outputs.append(y)
             contexts.append(new.context)
@@ -114,6 +123,43 @@ class AttentionDecoder(nn.Module):
         both = torch.stack(outputs, 1), torch.stack(contexts, 1)
         y, context = both if lengths is None else (masked(part, lengths) for part in both)
         return y, context, state
+
+    def _each_step(self, x: Tensor, entry: Entry, memory: Memory, keep: Keep) -> Step:
+        """:meth:`advance` of step ``t``."""
+        parts = entry.of_inputs(x).unbind(1)
+
+        def advance(t: int, state: DecoderState) -> tuple[Tensor, DecoderState]:
+            y, _, new = self.advance(parts[t], entry, memory, state, keep)
+            return y, new
+
+        return advance
+
+    def _deferring(self, x: Tensor, entry: Entry, memory: Memory, state: DecoderState) -> tuple[Step, DecoderState]:
+        """:meth:`advance` of step ``t``, whose matrices get their gradients for all steps at once; the first state."""
+        attention, cells = self.attention, self.cells.cells()
+        added = [entry.of_inputs(x.transpose(0, 1))]  # (T, N, ...)
+        entering = [entry.of_context]
+        for cell in cells[1:]:
+            assert isinstance(cell, _AffineCell)  # can_defer has looked
+            added.append(cell.bias_ih.expand(*added[0].shape[:2], -1))
+            entering.append(cell.weight_ih.T)
+        layers = [CellProducts(*parts) for parts in zip(cells, added, entering)]  # type: ignore[arg-type]
+        asked = Products(attention.b_query.expand(*added[0].shape[:2], -1), [attention.W_query])
+        held: list[Tensor] = []
+        map_state(held.append, state)
+        values, keys, *held = once(attention.W_query, memory.values, memory.keys, *held)
+        rest = iter(held)
+        read, guarded = Reading(values, x.shape[1]), Memory(values, keys, memory.bias)
+
+        def advance(t: int, state: DecoderState) -> tuple[Tensor, DecoderState]:
+            y, states = state.context, []
+            for layer, old in zip(layers, state.cells):
+                y, new = layer.advance(t, y, old)
+                states.append(new)
+            weights = attention.weigh(asked(0, asked.added[t], _flat(states)), guarded)
+            return y, DecoderState(tuple(states), read(t, weights))
+
+        return advance, map_state(lambda _: next(rest), state)
 
     def advance(
         self,
