@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETUP := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: demo test check docs sanitize clean
+.PHONY: demo test check docs sanitize sanitize-cpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m torchlayer demo
@@ -26,6 +26,10 @@ docs: $(VENV)/.all
 # On a machine with a GPU and the CUDA toolkit.
 sanitize: $(VENV)/.test
 	$(BIN)/python tests/sanitize_cuda.py
+
+# Anywhere: the address and undefined-behaviour sanitizers; minutes, most of them compiling.
+sanitize-cpu: $(VENV)/.test
+	$(BIN)/python tests/sanitize_cpu.py
 
 # A stamp a set of extras; the constraints make the environment the same everywhere.
 $(VENV)/.demo: EXTRAS = vis

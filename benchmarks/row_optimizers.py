@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from device_clock import Times, capture
+from device_clock import measure as clock
 from torch import Tensor
 
 from torchlayer.kernels import compiled
 from torchlayer.kernels._library import OPS
 
 LR = 1e-3
+OURS = ["row_sgd_", "row_adagrad_", "row_rowwise_adagrad_", "row_adam_"]
+LARGE_MB, LARGE_SHARE = 32.0, 0.6  # the goals: of a copy's bandwidth on many rows, microseconds on few
+SMALL_MB, SMALL_US = 4.0, 15.0
 CASES = [(v, d, m) for v, d in [(50_000, 128), (50_000, 1024), (793_471, 128), (793_471, 1024)] for m in (1024, 16384)]
 
 
@@ -115,38 +119,40 @@ def torchs(case: Case) -> dict[str, Callable[[], Any]]:
     return steps
 
 
-def milliseconds(functions: dict[str, Callable[[], Any]], device: str, n_rounds: int) -> dict[str, float]:
-    """Medians over rounds, each of which calls every function once."""
-    # one thread's own time on a CPU: neighbours inflate it less
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for i in range(n_rounds + 1):
-        for name, function in functions.items():
-            if device == "cuda":
-                torch.cuda.synchronize()
-            start = clock()
-            function()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if i:  # the first round warms up
-                times[name].append(1e3 * (clock() - start))
-    return {name: sorted(values)[len(values) // 2] for name, values in times.items()}
-
-
-def measure(case: Case, device: str, n_rounds: int) -> tuple[dict[str, float], float]:
-    """Times of everybody, and the bandwidth of a copy in GB/s, in one set of rounds."""
-    functions = {}
-    for op in [name for name in OPS if name.startswith("row_")]:
+def measure(case: Case, device: str, n_rounds: int) -> tuple[dict[str, Times], float]:
+    """Times of everybody, and the bandwidth of a copy in GB/s, in one set of rounds; on a GPU in graphs too."""
+    steps: dict[str, Callable[[], Any]] = {}
+    for op in OURS:
         overload, reference, arguments = OPS[op].overload, OPS[op].reference, case.arguments(op)
-        functions[op] = lambda overload=overload, arguments=arguments: overload(*arguments)
-        functions[f"{op} reference"] = lambda reference=reference, arguments=arguments: reference(*arguments)
+        steps[op] = lambda overload=overload, arguments=arguments: overload(*arguments)
+        steps[f"{op} reference"] = lambda reference=reference, arguments=arguments: reference(*arguments)
     with torch.no_grad():
-        functions |= torchs(case)
+        steps |= torchs(case)
         source = torch.ones(64 << 20, device=device)
         target = torch.empty_like(source)
-        functions["copy"] = lambda: target.copy_(source)
-        times = milliseconds(functions, device, n_rounds)
-    return times, 2 * source.nbytes / times.pop("copy") / 1e6
+        steps["copy"] = lambda: target.copy_(source)
+        for step in steps.values():
+            step()
+        captured = {name: capture(step) for name, step in steps.items()} if device == "cuda" else {}
+        graphs = {name: mine.graph for name, mine in captured.items() if mine.graph is not None}
+        times, failures = clock(steps, graphs, device, rounds=n_rounds)
+    for name, why in {**{name: mine.reason for name, mine in captured.items() if mine.reason}, **failures}.items():
+        print(f"  {name}: {why}")
+    return times, 2 * source.nbytes / 1e3 / times.pop("copy").best()
+
+
+def cost(times: Times) -> float:
+    """Microseconds: of a replay that finds nothing in the caches, as in a training step; on a CPU of a call."""
+    return (times.cold or times.wall).median
+
+
+def verdict(microseconds: float, megabytes: float, share: float) -> str:
+    """What the goals for one H200 say: a bandwidth where there is much to move, a time where there is little."""
+    if megabytes >= LARGE_MB:
+        return f"{'>=' if share >= LARGE_SHARE else 'SHORT OF'} {LARGE_SHARE:.0%}"
+    if megabytes <= SMALL_MB:
+        return f"{'<=' if microseconds <= SMALL_US else 'OVER'} {SMALL_US:.0f} us"
+    return "-"
 
 
 def main() -> int:
@@ -154,41 +160,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Optimisers for row-sparse gradients, timed.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory-gb", type=float, default=5.0, help="tables are cut to fit")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--cases", type=int, nargs="+", default=range(len(CASES)), help="their numbers, from 0")
+    parser.add_argument("--memory-gb", type=float, help="tables are cut to fit; 5 on a CPU, 40 on a GPU")
     arguments = parser.parse_args()
     device = arguments.device
+    limit = arguments.memory_gb or (40.0 if device == "cuda" else 5.0)
     torch.set_num_threads(arguments.threads)
-    print(
-        f"{device}, {arguments.threads} threads, torch {torch.__version__}; torchlayer: {getattr(compiled(), device)}"
-    )
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{arguments.threads} threads"
+    print(f"{device}, {where}, torch {torch.__version__}; torchlayer: {getattr(compiled(), device).name}")
 
     wrong, table = False, []
-    for n_rows, width, n_ids in CASES:
-        fitting = min(n_rows, int(arguments.memory_gb * 1e9) // (4 * width * 10))  # ten tables of it are alive at once
+    for n_rows, width, n_ids in (CASES[i] for i in arguments.cases):
+        fitting = min(n_rows, int(limit * 1e9) // (4 * width * 10))  # ten tables of it are alive at once
         case = make_case(fitting, width, n_ids, device)
-        ours = [name for name in OPS if name.startswith("row_")]
-        errors = {op: largest_error(case, op) for op in ours}
+        errors = {op: largest_error(case, op) for op in OURS}
         wrong |= not all(error < 1e-6 for error in errors.values())
-        times, copy_rate = measure(case, device, arguments.rounds)
         title = f"V {fitting}, D {width}, M {n_ids}, {len(case.ids.unique())} rows"
         cut = f" (cut from {n_rows})" if fitting < n_rows else ""
-        print(f"\n{title}{cut}; copy {copy_rate:.1f} GB/s; largest error {max(errors.values()):.1e}")
-        for name, ms in times.items():
-            print(f"  {name:<34}{ms:>10.3f} ms")
-        table += [(title, op, times, case.n_bytes(op) / 1e6, copy_rate) for op in ours]
+        print(f"\n{title}{cut}; largest error {max(errors.values()):.1e}")
+        times, copy_rate = measure(case, device, arguments.rounds)
+        print(f"  {'copy ' + format(copy_rate, '.0f') + ' GB/s':<34}{'call us':>12}{'graph us':>12}{'cold us':>12}")
+        for name, mine in times.items():
+            cells = [f"{each.median:.1f}" if each else "-" for each in (mine.wall, mine.hot, mine.cold)]
+            print(f"  {name:<34}" + "".join(f"{cell:>12}" for cell in cells))
+        table += [(title, op, times, case.n_bytes(op) / 1e6, copy_rate) for op in OURS]
         del case
 
     print("\nRatios are theirs / ours; 'of copy' is the share of a copy's bandwidth at the bytes that must be moved.")
-    heads = ["ours ms", "MB", "of copy", "reference", "dense Adagrad", "sparse Adagrad", "SparseAdam", "sparse SGD"]
-    print(f"{'':<42}{'':<22}" + "".join(f"{head:>15}" for head in heads))
+    heads = ["ours us", "MB", "of copy", "reference", "dense Adagrad", "sparse Adagrad", "SparseAdam", "sparse SGD"]
+    print(f"{'':<42}{'':<22}" + "".join(f"{head:>15}" for head in [*heads, "goal (H200)"]))
     for title, op, times, megabytes, copy_rate in table:
-        ms = times[op]
+        us = cost(times[op])
+        share = 1e3 * megabytes / us / copy_rate
         theirs = [f"{op} reference", "torch Adagrad, dense gradient", "torch Adagrad, sparse gradient"]
         theirs += ["torch SparseAdam", "torch SGD, sparse gradient"]
-        cells = [f"{ms:.3f}", f"{megabytes:.1f}", f"{megabytes / ms / copy_rate:.0%}"]
-        cells += [f"{times[name] / ms:.1f}" for name in theirs]
-        print(f"{title:<42}{op:<22}" + "".join(f"{cell:>15}" for cell in cells))
+        goal = verdict(us, megabytes, share) if device == "cuda" else "-"
+        cells = [f"{us:.1f}", f"{megabytes:.1f}", f"{share:.0%}"]
+        cells += [f"{cost(times[name]) / us:.1f}" if name in times else "-" for name in theirs]
+        print(f"{title:<42}{op:<22}" + "".join(f"{cell:>15}" for cell in [*cells, goal]))
     if wrong:
         print("an error is too large", file=sys.stderr)
     return int(wrong)

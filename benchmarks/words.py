@@ -1,8 +1,9 @@
-"""Word vectors: ours and gensim's, the same text, settings and epochs: words a second, and what the vectors know.
+"""Words: vectors beside gensim's (words a second, and what they know), pairs a second, and how fast text is written.
 
 python benchmarks/words.py --data DIR                      # wiki8.xz or text8.zip, and wordsim/, as the tutorial wants
 python benchmarks/words.py --data DIR --words 5000000 --seeds 2 --workers 2
 python benchmarks/words.py --only batches                  # the generator of pairs alone, which needs no data
+python benchmarks/words.py --only writing                  # words a second of a language model, neither
 
 Contenders take turns, seed after seed, and a speed is the best of its runs. gensim reads its fast way, from a file.
 """
@@ -169,8 +170,52 @@ def _rate(call: Any, n_pairs: int, n_calls: int = 200) -> float:
     return n_pairs * (n_calls // 5) / min(seconds)
 
 
+def word_by_word(network: torch.nn.Module, softmax: torch.nn.Linear, n_words: int, device: str) -> None:
+    """As the original writes: every word's probabilities come to the host, where the next one is drawn."""
+    ids, state = torch.zeros(1, 1, dtype=torch.int64, device=device), None
+    with torch.inference_mode():
+        for _ in range(n_words):
+            hidden, state = network.step(ids, state=state)  # pyright: ignore[reportCallIssue]
+            p = softmax(hidden[:, -1]).float().softmax(1)
+            ids.fill_(tl.nlp.sample_top(p[0].cpu().numpy(), top_k=10))
+
+
+def compare_writing(n_words: int, size: int = 1500, vocabulary: int = 10_000) -> None:
+    """The Penn Treebank's large model, one text, the next word one of the ten likeliest."""
+    rows: list[tuple[str, Any]] = []
+    devices = [("cpu", "CPU", torch.float32)]
+    if torch.cuda.is_available():
+        devices += [("cuda", torch.cuda.get_device_name(), dtype) for dtype in (torch.float32, torch.bfloat16)]
+    for device, where, dtype in devices:
+        net = tl.layers.InputLayer((None, None), torch.int64, name="ids")
+        net = tl.layers.EmbeddingInputlayer(net, vocabulary, size, name="embed")
+        net = tl.layers.RNNLayer(net, cell_fn=tl.layers.BasicLSTMCell, n_hidden=size, n_layer=2, name="lstm")
+        softmax = torch.nn.Linear(size, vocabulary)
+        net.to(device, dtype).eval()
+        softmax.to(device, dtype)
+        seed = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        eager, captured = (tl.nlp.TextGenerator(net, softmax, top_k=10, capture=capture) for capture in (False, True))
+        n = n_words if device == "cpu" else 10 * n_words
+        kind = f"{where}, {str(dtype).removeprefix('torch.')}"
+        by_hand = partial(word_by_word, net, softmax, n, device)
+        rows.append((f"a word at a time to the host, {kind}", (by_hand, n)))
+        rows.append((f"TextGenerator(capture=False), {kind}", (lambda g=eager, n=n, s=seed: g(s, n).tolist(), n)))
+        if device == "cuda":
+            rows.append((f"TextGenerator, {kind}", (lambda g=captured, n=n, s=seed: g(s, n).tolist(), n)))
+    seconds: dict[str, list[float]] = collections.defaultdict(list)
+    for turn in range(4):  # the first is the warm-up
+        for name, (write, _) in rows:
+            started = time.perf_counter()
+            write()
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    print(f"\n| 2 cells of {size}, {vocabulary:,} words, batch 1, top_k 10 | words/s |\n|---|---|")
+    for name, (_, n) in rows:
+        print(f"| {name} | {n / min(seconds[name]):,.0f} |")
+
+
 def main() -> None:
-    """Both comparisons, or one."""
+    """All comparisons, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="as for the tutorial: a text, or a folder (default: $TORCHLAYER_DATA)")
     parser.add_argument("--words", type=int, help="of the text (default: all)")
@@ -178,14 +223,17 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=200, help="of a vector")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads, of gensim and of ours on the CPU")
-    parser.add_argument("--only", choices=("vectors", "batches"))
+    parser.add_argument("--only", choices=("vectors", "batches", "writing"))
+    parser.add_argument("--write", type=int, default=200, help="words in a run of a CPU; ten times as many of a GPU")
     args = parser.parse_args()
     print(f"torchlayer {tl.__version__}, torch {torch.__version__}, {os.cpu_count()} cores")
-    if args.only != "batches":
+    if args.only in (None, "vectors"):
         with tempfile.TemporaryDirectory() as folder:
             compare_vectors(args, Path(folder))
-    if args.only != "vectors":
+    if args.only in (None, "batches"):
         compare_batches()
+    if args.only in (None, "writing"):
+        compare_writing(args.write)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,17 @@ using torch::stable::Tensor;
 constexpr int64_t kAtOnce = 96;
 constexpr int64_t kAhead = 4;
 
+// An id of a class whose row another process holds: it has no logit here and no gradient.
+constexpr int64_t kElsewhere = -1;
+
 // std::out_of_range and nothing else reaches Python as IndexError.
-inline void check_ids(const char* op, const char* argument, const Tensor& ids, int64_t n_classes) {
+inline void check_ids(const char* op, const char* argument, const Tensor& ids, int64_t n_classes, int64_t least = 0) {
   const int64_t* id = ids.const_data_ptr<int64_t>();
   const int64_t n_columns = ids.dim() == 2 ? ids.size(1) : 1;
   for (int64_t i = 0; i < ids.numel(); ++i) {
-    if (id[i] < 0 || id[i] >= n_classes) {
-      throw std::out_of_range(std::string(op) + " needs " + argument + " from 0 to " + std::to_string(n_classes - 1) +
-                              ", got " + std::to_string(id[i]) + " in row " + std::to_string(i / n_columns));
+    if (id[i] < least || id[i] >= n_classes) {
+      throw std::out_of_range(std::string(op) + " needs " + argument + " from " + std::to_string(least) + " to " +
+                              std::to_string(n_classes - 1) + ", got " + std::to_string(id[i]) + " in row " + std::to_string(i / n_columns));
     }
   }
 }
@@ -39,11 +42,11 @@ inline SampledLoss check_sampled_loss(const char* op, const Tensor& weight, cons
                                       const Tensor& hidden, const Tensor& labels, const Tensor& sampled,
                                       const std::optional<Tensor>& true_expected_count,
                                       const std::optional<Tensor>& sampled_expected_count,
-                                      bool remove_accidental_hits) {
+                                      bool remove_accidental_hits, int64_t least_id = 0) {
   SampledLoss loss = check_arguments(op, weight, bias, hidden, labels, sampled, true_expected_count,
                                      sampled_expected_count, remove_accidental_hits);
-  check_ids(op, "labels", loss.labels, loss.n_classes);
-  check_ids(op, "sampled ids", loss.sampled, loss.n_classes);
+  check_ids(op, "labels", loss.labels, loss.n_classes, least_id);
+  check_ids(op, "sampled ids", loss.sampled, loss.n_classes, least_id);
   return loss;
 }
 
@@ -65,9 +68,9 @@ class SampledRows {
         bias_stride_(loss.bias ? loss.bias->stride(0) : 0),
         products_(places(), loss.n_features) {}
 
-  // Calls `visit(row, sampled, truth)` with the K and T corrected logits of every row, a removed hit -inf among them,
-  // for it to put the errors in their place; it returns the factor that the K errors lack. They are kept where there is
-  // room.
+  // Calls `visit(row, sampled, truth)` with the K and T corrected logits of every row, -inf for a removed hit and for a
+  // class elsewhere, for it to put the errors in their place; it returns the factor that the K errors lack. They are
+  // kept where there is room.
   template <typename Visit>
   void forward(const Tensor& bytes, const Visit& visit) {
     prepare_logits();
@@ -175,6 +178,11 @@ class SampledRows {
           for (int64_t c = 0; c < t; ++c) {
             const real error = true_errors.data()[r * t + c];
             const int64_t at = k + i * t + c;
+            if (label(i, c) == kElsewhere) {
+              std::fill(to_rows + at * d, to_rows + (at + 1) * d, scalar_t(0));
+              to_biases[at] = 0;
+              continue;
+            }
             add_scaled(gradients + r * d, row(label(i, c), scratch.data()), error, d);
             store_scaled(to_rows + at * d, hidden_ + i * d, error, d);
             to_biases[at] = error;
@@ -202,6 +210,9 @@ class SampledRows {
       torch::stable::parallel_for(0, k, std::max<int64_t>(1, kGrain / d), [&](int64_t begin, int64_t end) {
         store_scaled(to_rows + begin * d, sums + begin * d, real(1), (end - begin) * d);
       });
+    }
+    for (const int64_t j : elsewhere_) {  // where hidden is not finite, its error of zero was not enough
+      std::fill(to_rows + j * d, to_rows + (j + 1) * d, scalar_t(0));
     }
     const int64_t* sampled = loss_.sampled.template const_data_ptr<int64_t>();
     std::copy(labels_, labels_ + loss_.n_rows * t, std::copy(sampled, sampled + k, ids.mutable_data_ptr<int64_t>()));
@@ -235,7 +246,7 @@ class SampledRows {
     const int64_t n_bytes = std::min<int64_t>(loss_.n_features * static_cast<int64_t>(sizeof(scalar_t)), 1024);
     end = column_stride_ == 1 ? std::min(end, loss_.n_rows) : 0;
     for (int64_t at = begin * loss_.n_true; at < end * loss_.n_true; ++at) {
-      const char* row = reinterpret_cast<const char*>(weight_ + labels_[at] * row_stride_);
+      const char* row = reinterpret_cast<const char*>(weight_ + std::max<int64_t>(labels_[at], 0) * row_stride_);
       for (int64_t byte = 0; byte < n_bytes; byte += 64) {
         __builtin_prefetch(row + byte);
       }
@@ -251,7 +262,7 @@ class SampledRows {
     if constexpr (std::is_same_v<scalar_t, Element>) {
       if (column_stride_ == 1) {
         for (int64_t j = 0; j < k; ++j) {
-          rows[j] = weight_ + ids[j] * row_stride_;
+          rows[j] = weight_ + std::max<int64_t>(ids[j], 0) * row_stride_;
         }
         return rows;
       }
@@ -261,7 +272,7 @@ class SampledRows {
       std::vector<scalar_t> scratch(d);
       for (int64_t j = begin; j < end; ++j) {
         rows[j] = gathered_.data() + j * d;
-        store_scaled(gathered_.data() + j * d, row(ids[j], scratch.data()), real(1), d);
+        store_scaled(gathered_.data() + j * d, row(std::max<int64_t>(ids[j], 0), scratch.data()), real(1), d);
       }
     });
     return rows;
@@ -275,7 +286,11 @@ class SampledRows {
         loss_.sampled_expected_count ? loss_.sampled_expected_count->template const_data_ptr<real>() : nullptr;
     offset_.assign(Products::padded(k), 0);
     for (int64_t j = 0; j < k; ++j) {
-      offset_[j] = bias(ids[j]) - (count ? std::log(count[j]) : 0);
+      if (ids[j] == kElsewhere) {
+        elsewhere_.push_back(j);
+      } else {
+        offset_[j] = bias(ids[j]) - (count ? std::log(count[j]) : 0);
+      }
     }
     size_t n_bits = 64;
     while (n_bits < 16 * static_cast<size_t>(k)) {
@@ -283,6 +298,9 @@ class SampledRows {
     }
     may_be_hit_.assign(n_bits / 64, 0);
     for (int64_t j = 0; j < k; ++j) {
+      if (ids[j] == kElsewhere) {
+        continue;
+      }
       positions_.emplace_back(ids[j], j);
       const size_t bit = static_cast<size_t>(ids[j]) & (n_bits - 1);
       may_be_hit_[bit / 64] |= uint64_t(1) << (bit % 64);
@@ -345,8 +363,15 @@ class SampledRows {
         if (loss_.remove_accidental_hits) {
           for_each_hit(i, [&](int64_t j) { sampled[j] = -std::numeric_limits<real>::infinity(); });
         }
+        for (const int64_t j : elsewhere_) {
+          sampled[j] = -std::numeric_limits<real>::infinity();
+        }
         for (int64_t c = 0; c < t; ++c) {
           const int64_t id = label(i, c);
+          if (id == kElsewhere) {
+            truth[c] = -std::numeric_limits<real>::infinity();
+            continue;
+          }
           truth[c] = dot(hidden_ + i * d, row(id, scratch.data()), d) + bias(id) -
                      (count ? std::log(count[i * t + c]) : 0);
         }
@@ -361,7 +386,7 @@ class SampledRows {
     const int64_t* labels = labels_ + i * loss_.n_true;
     for (int64_t c = 0; c < loss_.n_true; ++c) {
       const int64_t id = labels[c];
-      if (std::find(labels, labels + c, id) != labels + c) {
+      if (id == kElsewhere || std::find(labels, labels + c, id) != labels + c) {
         continue;
       }
       const size_t bit = static_cast<size_t>(id) & (64 * may_be_hit_.size() - 1);
@@ -408,6 +433,7 @@ class SampledRows {
   std::vector<real> offset_;                            // (K,): bias - log expected count
   std::vector<std::pair<int64_t, int64_t>> positions_;  // (id, position among the samples), sorted
   std::vector<uint64_t> may_be_hit_;                    // a bit for each id's lowest bits: most labels are no hit
+  std::vector<int64_t> elsewhere_;                      // samples whose rows are elsewhere
   Scratch<Element> converted_;                          // hidden of a block
   Scratch<real> logits_;                                // of a block
 };

@@ -61,7 +61,7 @@ def setup(app):
 nitpick_ignore_regex = [
     (r"py:class", r"torchlayer\.layers\._.*"),  # a private file, named in an annotation
     # other projects, whose pages would have to be downloaded to be linked to
-    ("py:.*", r"(torch|numpy|np|matplotlib|collections|pathlib|random|os|re)\..*"),
+    ("py:.*", r"(torch|numpy|np|matplotlib|collections|concurrent|pathlib|random|os|re)\..*"),
     # names in annotations that autodoc cannot evaluate, since one of them is only imported for type checkers; a TypeVar
-    ("py:class", r"Figure|Path|Shape|Tensor|.*\.T"),
+    ("py:class", r"Axes|Figure|Image|Path|Shape|Tensor|.*\.T"),
 ]

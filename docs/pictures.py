@@ -7,11 +7,13 @@ where a ramp is read. A light and a dark one are made of each, and the same laye
 from __future__ import annotations
 
 import pathlib
+import random
 import re
 from collections.abc import Callable
 from io import StringIO
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -188,6 +190,34 @@ def normalisation(theme: Theme) -> Figure:
     return figure
 
 
+def batches(theme: Theme) -> Figure:
+    """Eight pairs of number words as a bucket pads them, and eight as they come when batches are cut by length."""
+    train, _, _ = tl.files.load_number_words_dataset(400, 10, 10)
+    pairs = [
+        ([4] * len(tl.files.split_number_words(english)), [4] * len(tl.files.split_number_words(french)) + [2])
+        for english, french in train
+    ]
+    model = tl.layers.EmbeddingAttentionSeq2seqWrapper(9, 9, [(10, 15)], 4, 1, 5.0, 8, 0.5, 0.99, num_samples=0)
+    fitting = [[(s, t) for s, t in pairs if len(s) < 10 and len(t) < 15]]
+    encoder, decoder, _ = model.get_batch(fitting, 0, rng=random.Random(1))
+    bucket = torch.tensor(np.array(encoder)).T, torch.tensor(np.array([*decoder[1:], 0 * decoder[0]])).T
+    cut = tl.nlp.TokenBatches(pairs, n_tokens=8 * 16)
+    by_length = next((s, t) for s, _, t in cut.epoch(rng=0) if len(s) == 8 and not s.all())
+    figure, axes = _canvas(58.0, 12.0)
+    for (source, target), left, title in ((bucket, 0.8, "bucket (10, 15)"), (by_length, 34.0, "by length")):
+        words = {False: [], True: []}
+        for name, side, start in (("source", source, left), ("target", target, left + source.shape[1] + 1.2)):
+            middle = start + (side.shape[1] - 1) / 2
+            axes.text(middle, 11.3, name, color=theme.muted, fontsize=7, va="center", ha="center")
+            for row, column in torch.cartesian_prod(torch.arange(len(side)), torch.arange(side.shape[1])).tolist():
+                words[bool(side[row, column])].append((start + column, 2.9 + row))
+        _squares(axes, words[True], 0.84, theme.cell, theme.edge)
+        _squares(axes, words[False], 0.84, "none", theme.zero, "--")
+        share = 100 * len(words[False]) / (len(words[True]) + len(words[False]))
+        _title(axes, left - 0.4, 0.9, f"{title}: {share:.0f} % padding", theme)
+    return figure
+
+
 # How it is drawn -------------------------------------------------------------------
 
 
@@ -238,6 +268,7 @@ PICTURES: dict[str, Callable[[Theme], Figure]] = {
     "same": same,
     "resampling": resampling,
     "normalisation": normalisation,
+    "batches": batches,
 }
 
 

@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", help="a folder with MNIST's four files (default: scikit-learn's digits)")
     parser.add_argument("--out", type=Path, default=Path("out/custom_op"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="two epochs: does it run?")
     args = parser.parse_args()
@@ -98,18 +99,18 @@ def main() -> None:
     net.print_layers()
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr)
     step = tl.TrainStep(net, optimizer, tl.cost.cross_entropy)
-    checkpoint, start = args.out / "run.ckpt", 0
-    if args.resume and checkpoint.exists():
-        start = tl.checkpoint.restore(tl.checkpoint.load(checkpoint), model=net, optimizer=optimizer)
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds}
+    run = tl.Resumable(args.out / "run.ckpt", model=net, optimizer=optimizer, **saved)
 
-    for epoch in tqdm(range(start + 1, args.epochs + 1), unit="epoch", disable=None):
-        net.train()
-        for x, y in tl.iterate.minibatches(X_train, y_train, args.batch_size, shuffle=True):
-            loss = step(x, y)
-        with torch.no_grad():
-            val_acc = float(tl.utils.accuracy(net.eval()(X_val), y_val))
-        tqdm.write(f"Epoch {epoch} of {args.epochs}   train loss: {float(loss):f}   val acc: {val_acc:f}")
-        tl.checkpoint.save(checkpoint, model=net, optimizer=optimizer, position=epoch)
+    with run:
+        bar = tqdm(run.epochs(args.epochs), initial=run.epoch, total=args.epochs, unit="epoch", disable=None)
+        for epoch in bar:
+            net.train()
+            for x, y in run.steps(tl.iterate.minibatches(X_train, y_train, args.batch_size, shuffle=True)):
+                loss = step(x, y)
+            with torch.no_grad():
+                val_acc = float(tl.utils.accuracy(net.eval()(X_val), y_val))
+            tqdm.write(f"Epoch {epoch} of {args.epochs}   train loss: {float(loss):f}   val acc: {val_acc:f}")
 
     with torch.no_grad():
         test_acc = float(tl.utils.accuracy(net.eval()(X_test), y_test))

@@ -104,30 +104,29 @@ def train(net, data, args, name, noise_off=None):
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr)
     step = tl.TrainStep(net, optimizer, tl.cost.cross_entropy)
     history = {"epoch": [], "seconds": [], "train_loss": [], "val_loss": [], "train_acc": [], "val_acc": []}
-    checkpoint, start = args.out / f"{name}.ckpt", 0
-    if args.resume and checkpoint.exists():
-        state = tl.checkpoint.load(checkpoint)
-        start, history = tl.checkpoint.restore(state, model=net, optimizer=optimizer), state["extra"]
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds, "extra": history}
+    run = tl.Resumable(args.out / f"{name}.ckpt", model=net, optimizer=optimizer, **saved)
     print(f"   learning_rate: {args.lr:f}\n   batch_size: {args.batch_size}")
 
-    for epoch in tqdm(range(start + 1, n_epoch + 1), desc=name, unit="epoch", disable=None):
-        started = time.perf_counter()
-        net.train()
-        if noise_off is not None:
-            net.get_submodule(noise_off).eval()
-        for x, y in tl.iterate.minibatches(X_train, y_train, args.batch_size, shuffle=True):
-            loss = step(x, y)
-        loss.item()  # wait for the last step, so that the clock is honest
-        seconds = time.perf_counter() - started
+    with run:
+        bar = tqdm(run.epochs(n_epoch), desc=name, initial=run.epoch, total=n_epoch, unit="epoch", disable=None)
+        for epoch in bar:
+            started = time.perf_counter()
+            net.train()
+            if noise_off is not None:
+                net.get_submodule(noise_off).eval()
+            for x, y in run.steps(tl.iterate.minibatches(X_train, y_train, args.batch_size, shuffle=True)):
+                loss = step(x, y)
+            loss.item()  # wait for the last step, so that the clock is honest
+            seconds = time.perf_counter() - started
 
-        if epoch == 1 or epoch % print_freq == 0 or epoch == n_epoch:
-            train_loss, train_acc = evaluate(net, X_train, y_train)
-            val_loss, val_acc = evaluate(net, X_val, y_val)
-            for key, value in zip(history, (epoch, seconds, train_loss, val_loss, train_acc, val_acc)):
-                history[key].append(value)
-            tqdm.write(f"Epoch {epoch} of {n_epoch} took {seconds:f}s")
-            tqdm.write(f"   train loss: {train_loss:f}\n   val loss: {val_loss:f}\n   val acc: {val_acc:f}")
-            tl.checkpoint.save(checkpoint, model=net, optimizer=optimizer, position=epoch, extra=history)
+            if epoch == 1 or epoch % print_freq == 0 or epoch == n_epoch:
+                train_loss, train_acc = evaluate(net, X_train, y_train)
+                val_loss, val_acc = evaluate(net, X_val, y_val)
+                for key, value in zip(history, (epoch, seconds, train_loss, val_loss, train_acc, val_acc)):
+                    history[key].append(value)
+                tqdm.write(f"Epoch {epoch} of {n_epoch} took {seconds:f}s")
+                tqdm.write(f"   train loss: {train_loss:f}\n   val loss: {val_loss:f}\n   val acc: {val_acc:f}")
 
     test_loss, test_acc = evaluate(net, X_test, y_test)
     print(f"   test loss: {test_loss:f}\n   test acc: {test_acc:f}")
@@ -166,6 +165,7 @@ def run_denoise_ae(data, args, W_init):
     net.print_params()
     n_epoch, save_name = args.epochs or EPOCHS["denoise_ae"], str(args.out / "denoise_ae_w1pre_")
     saved = {"checkpoint": args.out / "denoise_ae.ckpt", "resume": args.resume}
+    saved["checkpoint_seconds"] = args.checkpoint_seconds
     net.pretrain(data[0], data[2], "denoising1", n_epoch, args.batch_size, save=False, save_name=save_name, **saved)
     net.eval()
     with torch.no_grad():
@@ -189,6 +189,7 @@ def run_stacked_denoise_ae(data, args, W_init):
     if not (args.resume and (args.out / "stacked_denoise_ae.ckpt").exists()):
         for i, recon in enumerate((recon1, recon2), start=1):
             saved = {"checkpoint": args.out / f"stacked_denoise_ae_{i}.ckpt", "resume": args.resume}
+            saved["checkpoint_seconds"] = args.checkpoint_seconds
             recon.pretrain(data[0], data[2], "denoising1", n_epoch, args.batch_size, save=False, **saved)
     result = train(net, data, args, "stacked_denoise_ae", noise_off="denoising1")
     tl.visualize.W(net.relu1.W, shape=[28, 28], name=args.out / "stacked_denoise_ae_filters.png")
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", help="a folder with MNIST's four files (default: $TORCHLAYER_DATA, else a download)")
     parser.add_argument("--out", type=Path, default=Path("out/mnist"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="two epochs of small, bundled digits: does it run?")
     args = parser.parse_args()

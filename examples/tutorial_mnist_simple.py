@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", help="a folder with MNIST's four files (default: $TORCHLAYER_DATA, else a download)")
     parser.add_argument("--out", type=Path, default=Path("out/mnist_simple"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="two epochs of small, bundled digits: does it run?")
     args = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> None:
 
     # prepare data
     if args.smoke:
-        args.epochs, args.batch_size = 2, 100
+        args.epochs, args.batch_size = 2, 20
         digits = tl.files.load_digits_dataset(shape=(-1, 8, 8))
         data = [x if x.ndim == 1 else np.pad(x.repeat(3, 1).repeat(3, 2), ((0, 0), (2, 2), (2, 2))) for x in digits]
         X_train, y_train, X_val, y_val, X_test, y_test = (x if x.ndim == 1 else x.reshape(-1, 784) for x in data)
@@ -61,7 +62,7 @@ def main() -> None:
         network, optimizer, tl.cost.cross_entropy, X_train, y_train,
         acc=tl.utils.accuracy, batch_size=args.batch_size, n_epoch=args.epochs, print_freq=5,
         X_val=X_val, y_val=y_val, eval_train=False,
-        checkpoint=args.out / "run.ckpt", resume=args.resume,
+        checkpoint=args.out / "run.ckpt", checkpoint_seconds=args.checkpoint_seconds, resume=args.resume,
     )  # fmt: skip
 
     # evaluation

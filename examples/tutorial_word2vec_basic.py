@@ -116,23 +116,23 @@ def train_original(net, ids, s, args, show):
     optimizer = tl.optim.RowAdagrad(net.parameters(), lr=s.lr)  # its sums of squares begin at 0.1, as TensorFlow's
     train_step = tl.TrainStep(net.nce_cost, optimizer)
     n_steps = args.steps or int(len(ids) / s.batch * s.epochs)  # an epoch has as many pairs as the text has words
-    save_freq = max(40_000, n_steps // 10 // 200 * 200)
-    checkpoint, begin = args.out / f"{s.stem}.ckpt", 0
-    if args.resume and checkpoint.exists():
-        begin = tl.checkpoint.restore(tl.checkpoint.load(checkpoint), model=net, optimizer=optimizer)
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds}
+    run = tl.Resumable(args.out / f"{s.stem}.ckpt", model=net, optimizer=optimizer, **saved)
+    begin = run.position or 0
     losses, started, bar = [], time.perf_counter(), tqdm(total=n_steps, initial=begin, unit="step", disable=None)
     clock = started
-    for words, neighbours, step in original_batches(ids, s, n_steps, begin):
-        losses.append(train_step.sweep((words, neighbours), batch_size=s.batch))
-        bar.update(step - bar.n)
-        if step % PRINT_FREQ == 0 or step == n_steps:
-            loss, now = float(torch.cat(losses).mean()), time.perf_counter()
-            tqdm.write(f"Average loss at step {step}/{n_steps}. loss:{loss:f} took:{now - clock:f}s")
-            losses, clock = [], now
-        if step % NEAREST_FREQ == 0 or step == n_steps:
-            show()
-        if step % save_freq == 0 or step == n_steps:
-            tl.checkpoint.save(checkpoint, model=net, optimizer=optimizer, position=step)
+    with run:
+        for words, neighbours, step in original_batches(ids, s, n_steps, begin):
+            losses.append(train_step.sweep((words, neighbours), batch_size=s.batch))
+            bar.update(step - bar.n)
+            if step % PRINT_FREQ == 0 or step == n_steps:
+                loss, now = float(torch.cat(losses).mean()), time.perf_counter()
+                tqdm.write(f"Average loss at step {step}/{n_steps}. loss:{loss:f} took:{now - clock:f}s")
+                losses, clock = [], now
+            if step % NEAREST_FREQ == 0 or step == n_steps:
+                show()
+            run.tick(step)
+        run.save(n_steps)
     seconds = time.perf_counter() - started
     return (n_steps - begin) * (s.batch // s.skips + 2 * s.window + 1) / seconds
 
@@ -150,31 +150,33 @@ def train_fast(net, count, ids, s, args, show):
     draw = tl.kernels.FixedUnigram(often, distortion=0.75)
     pieces = ids.split(2**17 if ids.device.type == "cpu" else 2**21)
     group, limit = s.batch or GROUP[ids.device.type], LIMIT[ids.device.type]
-    checkpoint, begin, n_pieces = args.out / f"{s.stem}.ckpt", 0, s.epochs * len(pieces)
-    if args.resume and checkpoint.exists():
-        begin = tl.checkpoint.restore(tl.checkpoint.load(checkpoint), model=net)
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds}
+    run, n_pieces = tl.Resumable(args.out / f"{s.stem}.ckpt", model=net, **saved), s.epochs * len(pieces)
+    begin = run.position or 0
     tl.kernels.compiled()  # if kernels must be compiled, then now and not on the clock
     n_done, seconds, bar = 0, 0.0, tqdm(total=n_pieces, initial=begin, unit="piece", disable=None)
     started = time.perf_counter()
-    for at in range(begin, n_pieces):
-        piece = pieces[at % len(pieces)]
-        words = piece[torch.rand(len(piece), device=ids.device) < keep[piece]]
-        radius = torch.randint(1, s.window + 1, words.shape, device=ids.device)
-        n_drawn = max(1, len(words) * s.negatives)  # of a short text no word may be left
-        drawn = draw(ids[:1], n_drawn, len(often), unique=False).sampled[: len(words) * s.negatives]
-        lr = s.lr * max(1e-4, 1 - at / n_pieces)
-        with torch.no_grad():
-            losses = tl.kernels.skip_gram_(
-                table, weights, words, radius, drawn.view(len(words), s.negatives), lr, s.window, group, limit
-            )
-        n_done += len(piece)
-        bar.update()
-        if (at + 1) % len(pieces) == 0:
-            loss = float(losses.mean())  # waits for the device
-            seconds += time.perf_counter() - started
-            tqdm.write(f"Epoch {(at + 1) // len(pieces)}/{s.epochs}. loss of a window:{loss:f}")
-            tl.checkpoint.save(checkpoint, model=net, position=at + 1)
-            started = time.perf_counter()
+    with run:
+        for at in range(begin, n_pieces):
+            piece = pieces[at % len(pieces)]
+            words = piece[torch.rand(len(piece), device=ids.device) < keep[piece]]
+            radius = torch.randint(1, s.window + 1, words.shape, device=ids.device)
+            n_drawn = max(1, len(words) * s.negatives)  # of a short text no word may be left
+            drawn = draw(ids[:1], n_drawn, len(often), unique=False).sampled[: len(words) * s.negatives]
+            lr = s.lr * max(1e-4, 1 - at / n_pieces)
+            with torch.no_grad():
+                losses = tl.kernels.skip_gram_(
+                    table, weights, words, radius, drawn.view(len(words), s.negatives), lr, s.window, group, limit
+                )
+            n_done += len(piece)
+            bar.update()
+            if (at + 1) % len(pieces) == 0:
+                loss = float(losses.mean())  # waits for the device
+                seconds += time.perf_counter() - started
+                tqdm.write(f"Epoch {(at + 1) // len(pieces)}/{s.epochs}. loss of a window:{loss:f}")
+                started = time.perf_counter()
+            run.tick(at + 1)
+        run.save(n_pieces)
     show()
     return n_done / seconds if n_done else 0.0
 
@@ -267,6 +269,7 @@ def main() -> None:
     parser.add_argument("--data", help="a text, or a folder (default: $TORCHLAYER_DATA, else docstrings)")
     parser.add_argument("--words", type=int, help="use only so many words of the text")
     parser.add_argument("--out", type=Path, default=Path("out/word2vec"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="a little of everything on the docstrings: does it run?")
     args = parser.parse_args()

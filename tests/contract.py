@@ -79,6 +79,7 @@ ROWS = [
     ),
     Row("recon", L.ReconLayer, _recon, ((None, 5),), needs_network=True),
     Row("dropout", L.DropoutLayer, lambda n: L.DropoutLayer(n, keep=0.7, name="a"), ((None, 5),)),
+    Row("locked_dropout", L.LockedDropoutLayer, lambda n: L.LockedDropoutLayer(n, keep=0.7, name="a"), STEPS),
     Row("noise", L.GaussianNoiseLayer, lambda n: L.GaussianNoiseLayer(n, stddev=0.3, name="a"), ((None, 5),)),
     Row(
         "conv_same",
@@ -238,6 +239,13 @@ ROWS = [
         torch.int64,
     ),
     Row(
+        "embedding_dropped",
+        L.EmbeddingInputlayer,
+        lambda n: L.EmbeddingInputlayer(n, 5, 4, keep_words=0.7, name="a"),
+        ((None, 3),),
+        torch.int64,
+    ),
+    Row(
         "average_embedding",
         L.AverageEmbeddingInputlayer,
         lambda n: L.AverageEmbeddingInputlayer(n, 5, 4, name="a"),
@@ -327,6 +335,13 @@ ROWS = [
         fullgraph=False,
     ),
     Row(
+        "rnn_weight_drop",
+        L.RNNLayer,
+        lambda n: L.RNNLayer(n, L.WeightDropLSTMCell, {"keep": 0.7}, n_hidden=4, n_layer=2, name="a"),
+        STEPS,
+        fullgraph=False,
+    ),
+    Row(
         "rnn_peepholes",
         L.RNNLayer,
         lambda n: L.RNNLayer(n, L.LSTMCell, {"use_peepholes": True, "num_proj": 2}, n_hidden=4, name="a"),
@@ -358,6 +373,25 @@ ROWS = [
         lambda n: L.BiDynamicRNNLayer(n, L.BasicLSTMCell, n_hidden=4, return_last=True, name="a"),
         STEPS,
         fullgraph=False,
+    ),
+    Row(
+        "seq2seq",
+        L.Seq2Seq,
+        lambda n: L.Seq2Seq(n, cell_fn=L.BasicLSTMCell, n_hidden=4, name="a"),
+        ((None, 2, 3), (None, 2, 2)),
+        fullgraph=False,
+    ),
+    Row(
+        "peeky_seq2seq",
+        L.PeekySeq2Seq,
+        lambda n: L.PeekySeq2Seq(n, cell_fn=L.GRUCell, n_hidden=4, name="a"),
+        ((None, 2, 3), (None, 2, 2)),
+    ),
+    Row(
+        "attention_seq2seq",
+        L.AttentionSeq2Seq,
+        lambda n: L.AttentionSeq2Seq(n, cell_fn=L.GRUCell, n_hidden=4, name="a"),
+        ((None, 2, 3), (None, 2, 2)),
     ),
 ]
 

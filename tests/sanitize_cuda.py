@@ -38,43 +38,6 @@ int main() {
 """
 
 
-def drive() -> None:
-    """Every operator, once or more for each way through it."""
-    import torch
-
-    from torchlayer import kernels
-    from torchlayer.kernels._library import OPS
-
-    device = torch.device("cuda")
-    for op in OPS.values():
-        op.overload(*op.example(device))
-    generator = torch.Generator(device).manual_seed(0)
-
-    def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.randn(shape, device=device, generator=generator).to(dtype).requires_grad_()
-
-    # (N, T, K, V, D): few samples; many in bfloat16, on Hopper; anything else
-    shapes = [((65, 2, 64, 300, 72), torch.float32), ((130, 1, 200, 300, 256), torch.bfloat16)]
-    shapes += [((300, 1, 520, 900, 72), torch.bfloat16), ((257, 3, 264, 900, 320), torch.bfloat16)]
-    shapes += [((33, 9, 12, 50, 7), torch.float16), ((70, 1, 300, 400, 65), torch.float64)]
-    for (n, n_true, k, v, d), dtype in shapes:
-        weight, bias, hidden = (random(*shape, dtype=dtype) for shape in ((v, d), (v,), (n, d)))
-        labels = torch.randint(v, (n, n_true), device=device, generator=generator)
-        values = kernels.log_uniform_sampler(labels, k, v)
-        for loss in (kernels.sampled_softmax_loss, kernels.nce_loss):
-            loss(weight, bias, hidden, labels, values, sparse=True).sum().backward()
-    for n_ids in (1, 300, 6000):
-        ids = torch.randint(50, (n_ids,), device=device, generator=generator)
-        for name in ("row_sgd_", "row_adagrad_", "row_rowwise_adagrad_", "row_adam_"):
-            op, arguments = OPS[name], list(OPS[name].example(device))
-            names = [argument.name for argument in op.overload._schema.arguments]
-            width = arguments[names.index("weight")].shape[1:]
-            arguments[names.index("ids")] = ids
-            arguments[names.index("row_grads")] = torch.ones(n_ids, *width, device=device)
-            op.overload(*arguments)
-    torch.cuda.synchronize()
-
-
 def run(tool: str, command: list[str]) -> tuple[int, str, float]:
     """How many errors a tool reports of a command, its last lines, and the seconds it took."""
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # or overruns land in the cache's own memory
@@ -95,7 +58,10 @@ def main() -> int:
     parser.add_argument("--drive", action="store_true", help="only call the operators; what runs under the tools")
     options = parser.parse_args()
     if options.drive:
-        drive()
+        import torch
+        from sanitize_cases import drive
+
+        drive(torch.device("cuda"))
         return 0
     for program in ("compute-sanitizer", "nvcc"):
         if shutil.which(program) is None:

@@ -1,5 +1,6 @@
 """Every example as a user runs it, on little data."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -22,10 +23,24 @@ def run(script, *args, cwd):
     return done.stdout
 
 
+COMMON = ("--seed", "--device", "--data", "--out", "--smoke")
+NOT_TRAINING = ("tfrecord", "tfrecord2", "tfrecord3", "vgg16", "vgg19", "inceptionV3")
+
+
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda p: p.stem)
-def test_help_tells_what_to_expect_and_has_the_common_flags(script, tmp_path):
-    text = run(script, "--help", cwd=tmp_path)
-    for flag in ("--epochs", "--batch-size", "--lr", "--seed", "--device", "--data", "--out", "--resume", "--smoke"):
+def test_help_tells_what_to_expect_and_has_the_common_flags(script, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location(f"help_of_{script.stem}", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [script.name, "--help"])
+    with pytest.raises(SystemExit) as done:
+        module.main()
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    trains = script.stem.removeprefix("tutorial_") not in NOT_TRAINING
+    for flag in (*COMMON, "--epochs", "--batch-size", "--lr", "--checkpoint-seconds", "--resume") if trains else COMMON:
         assert flag in text
     for word in ("Reproduces", "Expect", "Run"):
         assert word in text
@@ -51,6 +66,16 @@ def test_every_mnist_variant_runs_draws_and_saves(tmp_path):
     assert {f"{name}.ckpt" for name in names} <= left
 
 
+def test_distributed_runs_under_torchrun(tmp_path):
+    script = next(p for p in EXAMPLES if p.stem == "tutorial_distributed")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script)
+    text = run(*torchrun, "--smoke", "--device", "cpu", "--out", "out", "--trunk", "fsdp2", cwd=tmp_path)
+    for line in ("process 0 of 2 on cpu: classes 0 to 249", "process 1 of 2 on cpu: classes 250 to 499"):
+        assert line in text
+    assert len(re.findall(r"^result: perplexity=\d+\.\d{4}$", text, re.MULTILINE)) == 1
+    assert tl.checkpoint.load(tmp_path / "out" / "run.ckpt")["loss"]["weight"].shape == (500, 32)  # the whole table
+
+
 @pytest.mark.parametrize(("model", "stem"), [("one", "model_word2vec_50k_128"), ("fast", "model_word2vec_fast")])
 def test_word2vec_trains_scores_saves_and_resumes(model, stem, tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHLAYER_DATA", raising=False)  # where there are more texts and word lists
@@ -73,6 +98,19 @@ def test_word2vec_trains_scores_saves_and_resumes(model, stem, tmp_path, monkeyp
     assert vectors.shape == (101, 32)
     again = run(script, *flags, "--resume", cwd=tmp_path)  # all was done: the same vectors
     assert re.findall("analogies=.*", again) == re.findall("analogies=.*", first)
+
+
+def test_image_preprocess_draws_its_sheets_and_cuts_everywhere(tmp_path):
+    script = next(p for p in EXAMPLES if p.stem == "tutorial_image_preprocess")
+    text = run(script, "--smoke", "--epochs", "1", "--out", "out", "--device", "cpu", cwd=tmp_path)
+    assert "(100, 28, 28, 3)\n" in text
+    shares = [float(share) for share in re.findall(r"in percent: (.*)", text)[0].split()]
+    assert len(shares) == 5
+    assert all(abs(share - 20) < 1 for share in shares)  # 8 deviations
+    assert re.search(r"^result: threads_images_a_second=\d+ batch_images_a_second=\d+$", text, re.MULTILINE)
+    names = {"cifar10.pdf", "cifar10_distort.pdf", "sheet.png"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    assert (tmp_path / "out" / "sheet.png").stat().st_size > 20_000
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import random
+import re
 import stat
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -217,3 +221,27 @@ def test_damaged_archive_raises_one_kind_of_error_and_writes_nothing_outside(tmp
             refused += 1
     assert refused > 10
     assert sorted(os.listdir(tmp_path)) == ["bad", "good", "in"]
+
+
+@pytest.mark.parametrize("mode", ["", "gz"])
+def test_tar_that_lost_its_end_is_not_taken_for_a_shorter_one(tmp_path, mode):
+    """Python's tarfile takes a broken header, or the end of the file, for the end of the archive."""
+    whole = make_tar(tmp_path / "whole", [("a", b"x" * 600), ("b", b"y")], "").read_bytes()
+    second = 512 + 1024
+    for data in (whole[:second], whole[: second + 100], whole[:second] + b"\xff" + whole[second + 1 :]):
+        (tmp_path / "a").write_bytes(gzip.compress(data) if mode else data)
+        with pytest.raises(FileFormatError, match="it is cut off, or a header in it is broken"):
+            extract(tmp_path / "a", tmp_path / "out")
+        assert tree(tmp_path / "out") == {}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="memory is measured as Linux does it")
+def test_hostile_archives_are_refused_and_touch_nothing(tmp_path):
+    """All of attacks/hostile_archives.py but those of a million members."""
+    script = Path(__file__).parent.parent / "attacks" / "hostile_archives.py"
+    environment = {**os.environ, "PYTHONPATH": str(script.parent.parent)}
+    done = subprocess.run([sys.executable, script, "--quick"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line.startswith("WRONG"))
+    n = re.search(r"^(\d+) hostile archives, 0 not refused", done.stdout, re.MULTILINE)
+    assert n
+    assert int(n[1]) >= 60

@@ -167,6 +167,12 @@ def test_bad_idx_is_refused_with_the_reason(tmp_path, data, text, pack):
         read_idx(path, 2)
 
 
+def test_lengths_beside_a_zero_that_no_array_can_have_are_refused(tmp_path):
+    (tmp_path / "a").write_bytes(b"\0\0\x08\3" + bytes(4) + b"\xff" * 8)
+    with pytest.raises(FileFormatError, match=r"announces \(0, 4294967295, 4294967295\), which no array can be"):
+        read_idx(tmp_path / "a", 3)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [lambda d: b"", lambda d: idx(ONES), lambda d: d[:-5], lambda d: d[:-8] + b"\0" * 8, lambda d: d + b"junk"],

@@ -8,14 +8,15 @@ import http.client
 import http.server
 import os
 import socket
+import struct
 import threading
-import urllib.request
+import time
 from collections import namedtuple
 
 import pytest
 
 from torchlayer import files
-from torchlayer.files.download import download, maybe_download_and_extract
+from torchlayer.files.download import _Https, download, maybe_download_and_extract
 
 BODY = bytes(range(256)) * 1024  # 256 KiB: several reads of the client
 SHA256, SIZE = hashlib.sha256(BODY).hexdigest(), len(BODY)
@@ -224,7 +225,48 @@ def wrong_range(handler):
     handler.wfile.write(BODY[5:])
 
 
+def raw(*pieces, pause=0.0):
+    """Bytes past all that the server's library does."""
+
+    def fault(handler):
+        handler.close_connection = True
+        for piece in pieces:
+            handler.wfile.write(piece)
+            handler.wfile.flush()
+            time.sleep(pause)
+
+    return fault
+
+
+def reset(handler):
+    """Half of the body, then RST instead of FIN."""
+    handler.answer(stop=100_000)
+    handler.wfile.flush()
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
 FAULTS = [
+    ("error of the server", respond(500), "answered 500"),
+    ("bad gateway", respond(502), "answered 502"),
+    ("forbidden", respond(403), "answered 403"),
+    ("gone", respond(410), "answered 410"),
+    ("redirected to nowhere", respond(302), "answered 302"),
+    ("redirected to ftp", respond(302, Location="ftp://127.0.0.1/a.bin"), "is refused"),
+    ("a range that was not asked for at all", respond(206), "sent range '' when asked for 0"),
+    ("continue for ever", raw(*[b"HTTP/1.1 100 Continue\r\n\r\n"] * 50), "Remote end closed|status line"),
+    ("no HTTP", raw(b"220 ready for mail\r\n\r\n"), "220 ready"),
+    ("an endless header", raw(HEAD + b"X: " + b"y" * 70_000), "header line"),
+    ("a thousand headers", raw(HEAD + b"X: y\r\n" * 1000), "more than 100 headers"),
+    ("chunks without a number", raw(CHUNKED + b"zz\r\n"), "another sha256|IncompleteRead|broken off"),
+    ("a chunk cut off", raw(CHUNKED + b"ffff\r\nabc"), "IncompleteRead|broken off|another sha256"),
+    ("a negative length", raw(HEAD + b"Content-Length: -5\r\n\r\n"), "broken off at 0|another sha256"),
+    ("two lengths", raw(HEAD + b"Content-Length: 5\r\nContent-Length: 7\r\n\r\nhello"), "has 5 bytes"),
+    ("a page of html", lambda h: h.answer(body=b"<html>Please log in</html>"), "has 26 bytes, expected 262144"),
+    ("reset half way, always", reset, "reset|broken off"),
     ("not found", respond(404), "answered 404"),
     ("busy", respond(503), "answered 503"),
     ("too many", respond(429), "answered 429"),
@@ -256,6 +298,104 @@ def test_next_mirror_makes_up_for_a_bad_one(server, tmp_path, fault):
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
+DRIPS = [
+    ("the head", raw(HEAD, *[b"X: y\r\n"] * 40, pause=0.05), "did not answer within 0.3 seconds"),
+    ("the body", raw(HEAD + b"\r\n", *[b"x"] * 40, pause=0.05), r"sent \d bytes in 0 seconds"),
+    ("nothing at all", lambda handler: time.sleep(1), "did not answer within 0.3|timed out"),
+]
+
+
+@pytest.mark.parametrize(("fault", "text"), [row[1:] for row in DRIPS], ids=[row[0] for row in DRIPS])
+def test_server_that_drips_is_given_up(server, tmp_path, fault, text):
+    """By itself a timeout is the time between two bytes, so a byte now and then would hold us for ever."""
+    server.faults["/bad"] = fault
+    with pytest.raises(FileNotFoundError, match=text):
+        download("a.bin", tmp_path, [server.root + "bad"], timeout_seconds=0.3)
+    assert download(
+        "a.bin", tmp_path, [server.root + "bad", server.root + "good"], SHA256, timeout_seconds=0.3
+    ).exists()
+
+
+def test_server_that_sends_a_byte_at_each_request_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchlayer.files.download._MOST_BREAKS", 5)
+
+    def one_byte(handler):
+        start = int((handler.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        handler.answer(stop=start + 1)
+
+    server.faults["/a.bin"] = one_byte
+    with pytest.raises(FileNotFoundError, match="broken off at 6 of 262144 bytes"):
+        fetch(server, tmp_path)
+    assert len(server.log) == 6
+
+
+def test_endless_file_of_unknown_size_ends(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchlayer.files.download._MOST_BYTES", 1_000_000)
+    server.faults["/a.bin"] = raw(HEAD + b"\r\n", *[bytes(1 << 17)] * 50)
+    with pytest.raises(FileNotFoundError, match="more than the 1000000 bytes"):
+        fetch(server, tmp_path, sha256=None, size=None)
+
+
+def change_and_ignore_if_range(**changes):
+    """The first half of one version, then, whatever it was asked, the rest of another."""
+
+    def fault(handler):
+        if not handler.headers.get("Range"):
+            return handler.answer(stop=100_000)
+        for name, value in changes.items():
+            setattr(handler.server, name, value)
+        handler.headers.replace_header("If-Range", handler.server.etag)
+        return handler.answer()
+
+    return fault
+
+
+CHANGES = [
+    ({"body": b"y" * SIZE, "etag": '"v2"'}, "has changed since its first part was sent"),
+    ({"body": b"y" * (SIZE + 9)}, f"had {SIZE} bytes and has {SIZE + 9} now"),
+]
+
+
+@pytest.mark.parametrize(("changes", "text"), CHANGES, ids=["tag", "length"])
+def test_two_versions_are_never_mixed_even_without_a_hash(server, tmp_path, changes, text):
+    server.faults["/a.bin"] = change_and_ignore_if_range(**changes)
+    with pytest.raises(FileNotFoundError, match=text):
+        fetch(server, tmp_path, sha256=None, size=None)
+    assert not (tmp_path / "a.bin").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_downloads_are_continued_and_never_wrong(server, tmp_path):
+    server.body = BODY * 8
+    whole = hashlib.sha256(server.body).hexdigest()
+
+    def slowly(handler):
+        handler.answer(stop=0)
+        start = int((handler.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        for at in range(start, len(server.body), 1 << 16):
+            handler.wfile.write(server.body[at : at + (1 << 16)])
+            time.sleep(0.002)
+
+    server.faults["/a.bin"] = slowly
+    parts = []
+    for i in range(6):
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                fetch(server, tmp_path, sha256=whole, size=len(server.body))
+            os._exit(0)
+        time.sleep(0.005 + 0.006 * i)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        part = tmp_path / "a.bin.part"
+        parts.append(part.stat().st_size if part.exists() else 0)
+        if (tmp_path / "a.bin").exists():
+            break
+    assert parts == sorted(parts) or (tmp_path / "a.bin").exists()
+    assert fetch(server, tmp_path, sha256=whole, size=len(server.body)).read_bytes() == server.body
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
 def test_mirror_goes_on_with_what_another_one_began(server, tmp_path):
     server.faults["/bad"] = nothing_more
     assert fetch(server, tmp_path, ["bad", "good"]).read_bytes() == BODY
@@ -283,7 +423,7 @@ def test_https_is_never_redirected_to_http(server, tmp_path, monkeypatch, place)
         host = server.root.split("/")[2]
         return self.do_open(lambda _, **options: http.client.HTTPConnection(host, timeout=5), request)
 
-    monkeypatch.setattr(urllib.request.HTTPSHandler, "https_open", plain)
+    monkeypatch.setattr(_Https, "https_open", plain)
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     url = "https://example.org/moved"

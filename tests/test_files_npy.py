@@ -125,6 +125,7 @@ def write_tree(path, text):
         '["dict",5]',
         '["scalar",["|O8",""]]',
         '["scalar",["<f4","AA=="]]',
+        '["scalar",["<f4,(","AAAAAA=="]]',  # which NumPy would parse as Python, with a SyntaxError
         '[["a"],1]',
         '["list",[' * 20_000 + "]]" * 20_000,
     ],

@@ -54,7 +54,7 @@ def test_info_still_reports_where_the_settings_cannot_be_met(monkeypatch, capsys
 @pytest.mark.parametrize(
     ("argv", "status", "text"),
     [
-        (["--help"], 0, "{info,demo}"),
+        (["--help"], 0, "{info,demo,convert}"),
         (["info", "--help"], 0, "Paste the output into a bug report"),
         ([], 2, "the following arguments are required"),
         (["info", "--fast"], 2, "unrecognized arguments: --fast"),

@@ -174,7 +174,7 @@ def compiler_script(folder, last_words=""):
     script = folder / "compiler"
     script.write_text(
         "#!/bin/sh\n"
-        'if [ "$1" = --version ]; then echo "compiler 1.0"; exit 0; fi\n'
+        'case "$*" in *--version) echo "compiler 1.0"; exit 0;; esac\n'
         f"echo \"$@\" >> '{folder}/log'\n"
         + (f"printf '{last_words}' >&2; exit 1\n" if last_words else "")
         + 'while [ "$1" != -o ]; do shift; done\necho made > "$2"\n'
@@ -247,7 +247,9 @@ def test_the_name_changes_with_compiler_source_and_flags(builder, bare, tmp_path
     names.append(builder().name)
     (sources / "a.h").write_text("2")
     names.append(builder().name)
-    assert len(set(names)) == 5
+    bare.setenv("CXX", f"{script} -O0")
+    names.append(builder().name)
+    assert len(set(names)) == 6
 
 
 def test_a_failing_compiler_is_quoted_by_its_first_error(bare, tmp_path):

@@ -271,6 +271,19 @@ def test_without_a_look_at_the_lengths_nothing_changes(make, n_layer, return_las
     torch.testing.assert_close(layer(x, lengths), packed)
 
 
+@pytest.mark.parametrize("cell", CELLS, **by_name)
+@pytest.mark.parametrize("begun", [False, True])
+def test_without_a_look_at_the_lengths_states_are_the_same(cell, begun, request, monkeypatch):
+    layer = L.DynamicRNNLayer(cell_fn=cell, n_hidden=4)
+    x, lengths = torch.randn(4, 5, 3), torch.tensor([5, 0, 2, 3])
+    state = layer.step(torch.randn(4, 2, 3))[1] if begun else None
+    packed = layer.step(x, lengths, state)
+    request.getfixturevalue("unseen")
+    if cell in (L.BasicRNNCell, L.CudnnCompatibleGRUCell):  # the outputs have it, so no step is gone through by itself
+        monkeypatch.setattr(_recurrence, "_looped", None)
+    torch.testing.assert_close(layer.step(x, lengths, state), packed)
+
+
 @pytest.mark.parametrize("length", [-1, 6])
 @pytest.mark.parametrize("cell", [L.GRUCell, LSTM], **by_name)
 @pytest.mark.parametrize("return_last", [False, True])
@@ -358,6 +371,20 @@ def test_two_windows_are_one_sequence(cell, n_layer):
     whole, end = net.step(x)
     torch.testing.assert_close(torch.cat([first, second], 1), whole)
     torch.testing.assert_close(state, end)
+
+
+@pytest.mark.parametrize("cell", CELLS, **by_name)
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_words_read_one_by_one_without_gradients_are_the_same(cell, n_layer):
+    layer, x = L.RNNLayer(cell_fn=cell, n_hidden=6, n_layer=n_layer), torch.randn(3, 4, 5)
+    y, end = layer.step(x)
+    state, outputs = None, []
+    with torch.no_grad():
+        for word in x.split(1, 1):
+            out, state = layer.step(word, state)
+            outputs.append(out)
+    torch.testing.assert_close(torch.cat(outputs, 1), y.detach())
+    torch.testing.assert_close(state, L.detach(end))
 
 
 def test_states_carry_gradients_until_they_are_detached():

@@ -133,6 +133,7 @@ LOGITS = torch.tensor(TOP).log() + 3
         ({"top_p": 0.71}, [0, 0, 3 / 17, 6 / 17, 8 / 17]),
         ({"top_k": 3, "top_p": 0.8}, [0, 0, 0, 3 / 7, 4 / 7]),  # of the three, two make up 14/17
         ({"top_k": torch.full((20_000,), 2)}, [0, 0, 0, 3 / 7, 4 / 7]),
+        ({"top_p": torch.full((20_000,), 0.71)}, [0, 0, 3 / 17, 6 / 17, 8 / 17]),
         ({"temperature": torch.full((20_000,), 0.5)}, np.square(TOP) / np.square(TOP).sum()),
     ],
 )
@@ -146,7 +147,7 @@ def test_logits_are_drawn_from_the_distribution_they_mean(kwargs, expected, dtyp
         assert_drawn_from(draws.numpy(), expected)
 
 
-def test_each_row_may_have_its_own_top_k_and_temperature():
+def test_each_row_may_have_settings_of_its_own():
     logits = LOGITS.expand(4000, 2, 5)
     draws = sample_logits(logits, top_k=torch.tensor([1, 5]).expand(4000, 2))
     assert draws.shape == (4000, 2)
@@ -155,6 +156,9 @@ def test_each_row_may_have_its_own_top_k_and_temperature():
     cold = sample_logits(logits, temperature=torch.tensor([1e-3, 1.0]).expand(4000, 2))
     assert set(cold[:, 0].tolist()) == {4}
     assert_drawn_from(cold[:, 1].numpy(), TOP)
+    narrow = sample_logits(logits, top_p=torch.tensor([0.1, 1.0]).expand(4000, 2))
+    assert set(narrow[:, 0].tolist()) == {4}
+    assert_drawn_from(narrow[:, 1].numpy(), TOP)
 
 
 def test_logits_are_left_alone_and_need_no_gradient():

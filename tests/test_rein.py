@@ -66,6 +66,23 @@ def test_rows_are_discounted_one_by_one_and_left_alone():
     np.testing.assert_array_equal(rewards, np.array([[0.0, 0.0, 1.0], [0.0, 2.0, 0.0]]))
 
 
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_episodes_one_after_the_other_are_discounted_one_by_one(kind, mode):
+    draw = np.random.RandomState(0)
+    parts = [draw.randn(n) * (draw.rand(n) < 0.2) for n in (5, 1, 30)]
+    rewards, dones = np.concatenate(parts), np.zeros(36, dtype=bool)
+    dones[[4, 5]] = True  # the last one is not over yet
+    found = discount_episode_rewards(kind(rewards), 0.9, mode, dones=kind(dones))
+    expected = np.concatenate([discount_episode_rewards(part, 0.9, mode) for part in parts])
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-6)
+
+
+def test_dones_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"rewards \(3,\), dones \(2,\)"):
+        discount_episode_rewards([1, 2, 3], dones=[True, False])
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

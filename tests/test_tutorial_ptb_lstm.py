@@ -3,8 +3,10 @@
 import math
 import re
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,8 +104,8 @@ def test_an_epoch_is_that_of_a_loop_written_by_hand(script, tiny):
     carry, cost = tl.Carry(net), script.Cost(softmax, tiny, "cpu")
     optimizer = torch.optim.SGD([*net.parameters(), *softmax.parameters()], lr=tiny.lr)
     step = tl.TrainStep(carry, optimizer, cost, clip_norm=tiny.clip)
-    x, y = script.windows(ids, batch_size, tiny.num_steps)
-    perplexity, _ = script.run_epoch(step, carry, cost, x, y, batch_size)
+    batches, run = script.launches(ids, batch_size, tiny, torch.Generator()), tl.Resumable(None)
+    perplexity, _ = script.run_epoch(step, run, carry, cost, batches, batch_size, 400, tiny.num_steps)
     assert perplexity == pytest.approx(expected, rel=1e-5)
     ours = net.embedding_layer.embeddings, net.basic_lstm_layer.cells[1].weight_hh, softmax.weight, softmax.bias
     for got, want in zip(ours, weights):
@@ -154,20 +156,121 @@ def test_the_best_weights_come_back(script):
     assert weight.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("model", ["medium", "tied"])
-def test_runs_and_goes_on_as_if_it_had_not_stopped(model, tmp_path):
-    flags = ("--smoke", "--model", model, "--device", "cpu")
+@pytest.fixture
+def awd(script):
+    return script.MODELS["awd"]._replace(size=8, hidden=12)
+
+
+def test_awd_has_the_papers_size_and_ties_its_softmax(script):
+    with torch.device("meta"):
+        net, softmax = script.build(script.MODELS["awd"], 10_000)
+    params = dict.fromkeys([*net.parameters(), *softmax.parameters()])
+    cells = 4 * (1150 * (400 + 1150) + 1150 * (1150 + 1150) + 400 * (1150 + 400) + 1150 + 1150 + 400)
+    assert sum(p.numel() for p in params) == 10_000 * 400 + 10_000 + cells  # 24 million
+    assert softmax.weight is net.embedding_layer.embeddings
+
+
+def test_awd_pays_for_large_outputs_and_large_steps_but_its_perplexity_does_not(script, awd):
+    net, softmax = script.build(awd, 30)
+    cost, y = script.Cost(softmax, awd, "cpu"), torch.randint(30, (3, 5))
+    whole, dropped = net(torch.randint(30, (3, 5)))
+    assert not torch.equal(whole, dropped)
+    loss = cost((whole, dropped), y)
+    word = F.cross_entropy(F.linear(dropped.flatten(0, 1), softmax.weight, softmax.bias), y.flatten())
+    steps = whole.diff(dim=1)
+    expected = word + 2 * (dropped * dropped).mean() + (steps * steps).mean()
+    torch.testing.assert_close(loss, expected)
+    assert cost.perplexity(15) == pytest.approx(word.exp().item())
+    net.eval()
+    assert torch.equal(*net(y))
+
+
+def test_awd_reads_each_word_once_in_windows_of_few_lengths(script, awd):
+    ids, batch_size = torch.arange(20 * 3000 + 7), 20
+    batches = [*script.launches(ids, batch_size, awd, torch.Generator().manual_seed(0))]
+    again = [*script.launches(ids, batch_size, awd, torch.Generator().manual_seed(0))]
+    assert all(map(torch.equal, *zip(*[(x, z) for (x, _), (z, _) in zip(batches, again)])))
+    read = torch.cat([x.view(-1, batch_size, x.shape[1]).transpose(0, 1).flatten(1) for x, _ in batches], 1)
+    assert torch.equal(read, ids[:60_000].view(20, 3000)[:, : read.shape[1]])
+    assert all(torch.equal(x + 1, y) for x, y in batches)
+    assert read.shape[1] >= 3000 - 80
+    many = [shape for seed in range(300) for shape in shapes(script, ids, awd, seed)]
+    lengths = {length for _, length in many}
+    assert lengths == {35, 60, 65, 70, 75, 80}
+    assert {n for n, _ in many} == {batch_size, script.BLOCK * batch_size}  # so a capture has twelve kinds at most
+    assert 0.01 < sum(length == 35 for _, length in many) / len(many) < 0.12
+    assert sum(length == 70 for _, length in many) > 0.25 * len(many)
+
+
+def shapes(script, ids, config, seed):
+    return [tuple(x.shape) for x, _ in script.launches(ids, 20, config, torch.Generator().manual_seed(seed))]
+
+
+def test_a_longer_window_takes_a_longer_step(script, tiny):
+    net, softmax = script.build(tiny, 30)
+    cost, rates = script.Cost(softmax, tiny, "cpu"), []
+    optimizer = torch.optim.SGD([*net.parameters(), *softmax.parameters()], lr=2.0)
+    optimizer.register_step_pre_hook(lambda opt, *_: rates.append(opt.param_groups[0]["lr"]))
+    step = tl.TrainStep(tl.Carry(net), optimizer, cost)
+    batches = [(torch.zeros(4, n, dtype=torch.int64),) * 2 for n in (5, 10, 4)]
+    script.run_epoch(step, tl.Resumable(None), step.network, cost, batches, 4, 76, 5)
+    assert rates == pytest.approx([2.0, 4.0, 1.6])
+    assert optimizer.param_groups[0]["lr"] == 2.0
+
+
+@pytest.fixture
+def run_here(script, monkeypatch, tmp_path, capsys):
+    """Runs the script in this process, which spares the imports, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", [SCRIPT.name, *flags])
+        script.main()
+        return capsys.readouterr().out
+
+    yield run
+    torch.set_num_threads(before[0])
+    torch.set_float32_matmul_precision(before[1])
+    torch.backends.cudnn.allow_tf32 = before[2]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals are those of POSIX")
+def test_killed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(tmp_path):
+    flags = ("--smoke", "--model", "medium", "--batch-size", "10", "--device", "cpu")
     whole = run(*flags, "--out", "whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr[-2000:]
-    line = whole.stdout.splitlines()[-1]
-    assert re.fullmatch(rf"result: {model} test_perplexity=\S+ valid_perplexity=\S+ epochs=2 seconds=\S+", line)
+    saving = (*flags, "--out", "killed", "--checkpoint-seconds", "0")
+    checkpoint = tmp_path / "killed" / "medium.ckpt"
+    process = subprocess.Popen([sys.executable, SCRIPT, *saving], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    position = tl.checkpoint.load(checkpoint)["position"]
+    assert position["n_done"] > 0 or position["epoch"] > 0
+    resumed = run(*saving, "--resume", cwd=tmp_path)
+    assert resumed.stdout.splitlines()[-1].rpartition(" ")[0] == whole.stdout.splitlines()[-1].rpartition(" ")[0]
+    a, b = ((tmp_path / folder / "medium.npz").read_bytes() for folder in ("whole", "killed"))
+    assert a == b
+
+
+@pytest.mark.parametrize(("model", "n_epochs"), [("tied", 2), ("awd", 4)])
+def test_runs_and_goes_on_as_if_it_had_not_stopped(model, n_epochs, run_here, tmp_path):
+    flags = ("--smoke", "--model", model, "--device", "cpu", "--epochs", str(n_epochs))
+    line = run_here(*flags, "--out", "whole").splitlines()[-1]
+    result = rf"result: {model} test_perplexity=\S+ valid_perplexity=\S+ epochs={n_epochs} seconds=\S+"
+    assert re.fullmatch(result, line)
     names = {f"{model}.npz", f"{model}.ckpt", f"{model}_curves.png"}
     assert {p.name for p in (tmp_path / "whole").iterdir()} == names
-    first = run(*flags, "--out", "parts", "--minutes", "0", cwd=tmp_path)
-    assert " epochs=1 " in first.stdout.splitlines()[-1]
-    second = run(*flags, "--out", "parts", "--resume", cwd=tmp_path)
-    assert "Epoch: 1/2" not in second.stdout
-    assert second.stdout.splitlines()[-1].rpartition(" ")[0] == line.rpartition(" ")[0]
+    for epoch in range(1, n_epochs):
+        part = run_here(*flags, "--out", "parts", "--minutes", "0", "--resume")
+        assert f" epochs={epoch} " in part.splitlines()[-1]
+    last = run_here(*flags, "--out", "parts", "--resume")
+    assert f"Epoch: 1/{n_epochs}" not in last
+    assert last.splitlines()[-1].rpartition(" ")[0] == line.rpartition(" ")[0]
+    averaged = tl.checkpoint.load(tmp_path / "parts" / f"{model}.ckpt")["average"]["n_updates"]
+    assert (averaged > 1) == (model == "awd")  # begun after its third epoch
 
 
 def test_the_result_is_that_of_a_model_which_has_learnt(tmp_path):

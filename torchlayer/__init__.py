@@ -23,19 +23,23 @@ from . import utils as utils
 from ._version import __version__ as __version__
 from .carry import Carry as Carry
 from .network import Network as Network
+from .resumable import Resumable as Resumable
 from .step import TrainStep as TrainStep
 
 if _TYPE_CHECKING:
+    from . import distributed as distributed
     from . import nlp as nlp
     from . import nn as nn
     from . import optim as optim
+    from . import prepro as prepro
     from . import rein as rein
     from . import testing as testing
     from . import visualize as visualize
 
 act = activation  # the original's short name
 
-_AT_FIRST_USE = ("nlp", "nn", "optim", "rein", "testing", "visualize")  # importing all would take twice as long
+# importing all would take twice as long
+_AT_FIRST_USE = ("distributed", "nlp", "nn", "optim", "prepro", "rein", "testing", "visualize")
 
 
 def __getattr__(name: str) -> object:

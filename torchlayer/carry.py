@@ -40,8 +40,7 @@ class Carry(nn.Module):
         self._nest: Any = None  # the state on the meta device: names, kinds and shapes
 
     def forward(self, *inputs: Tensor) -> Any:
-        if self._nest is None:
-            self._begin(inputs)
+        self.begin(*inputs)
         held = self._buffers
         if held["state_0"].shape[0] != inputs[0].shape[0]:  # type: ignore[union-attr]
             raise ValueError(
@@ -61,8 +60,13 @@ class Carry(nn.Module):
         for state in self._buffers.values():
             state.zero_()  # type: ignore[union-attr]
 
-    def _begin(self, inputs: tuple[Tensor, ...]) -> None:
-        """Learn the state's form by one step on the meta device, which draws and computes nothing."""
+    def begin(self, *inputs: Tensor) -> None:
+        """Learn from a batch what a state looks like, without computing or drawing anything; the state is zero.
+
+        The first call does it. Do it before, so that a checkpoint can be loaded that holds a state.
+        """
+        if self._nest is not None:
+            return
         on_meta = {key: torch.empty_like(value, device="meta") for key, value in self._tensors()}
         with torch.no_grad():
             nest = functional_call(_Step(self.network), on_meta, tuple(x.to("meta") for x in inputs))

@@ -4,14 +4,15 @@
 
     # `orders` is numpy.random.default_rng(0), which shuffles the batches
     start = 0
-    if os.path.exists("run.ckpt"):
+    if checkpoint.exists("run.ckpt"):
         state = checkpoint.load("run.ckpt")
         start = checkpoint.restore(state, model=net, optimizer=optimizer, generators={"orders": orders})
     for epoch in range(start, n_epoch):
         train_one_epoch(...)
         checkpoint.save("run.ckpt", model=net, optimizer=optimizer, generators={"orders": orders}, position=epoch + 1)
 
-The file carries its own SHA-256, so damage is noticed before anything is used, and reading it runs no code of the file.
+:class:`torchlayer.Resumable` does this for a loop, and in the middle of an epoch too. The file carries its own SHA-256,
+so damage is noticed before anything is used, and reading it runs no code of the file.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ from ._version import __version__
 from .files.atomic import atomic_write, sweep, temporary_name
 from .files.compare import differences
 from .files.errors import FileFormatError
-from .files.generators import Generator, generator_state, global_states, set_generator_state, set_global_states
+from .files.generators import (
+    Generators,
+    generator_states,
+    global_states,
+    set_generator_state,
+    set_global_states,
+)
 from .files.sealed import read_sealed, write_sealed
-
-Generators = Mapping[str, Generator]
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
 _UNSIZED = "not sized yet"  # takes whatever size it is given
@@ -85,21 +90,37 @@ def save(
         TypeError: something in it is neither a tensor nor a plain value; the text says what and where.
         ValueError: a layer has no size yet, or a name is taken.
     """
-    if keep < 1:
-        raise ValueError(f"keep counts the checkpoints that stay, so it is 1 or more, got {keep}")
+    write(path, gather(model, optimizer, generators, position, extra, others), keep)
+
+
+def gather(
+    model: nn.Module | None,
+    optimizer: Stateful | None,
+    generators: Generators | None,
+    position: Any,
+    extra: Any,
+    others: Mapping[str, Stateful],
+) -> dict[str, Any]:
+    """What `save` writes, as a dict; tensors are the run's own and not copies."""
     parts = _parts(model, optimizer, others)
-    state = {
+    return {
         "about": {
             "libraries": {"torchlayer": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
             "python": platform.python_version(),
             "optimizers": {name: _describe_optimizer(part) for name, part in parts.items() if _is_optimizer(part)},
         },
         "random": global_states(),
-        "generators": {name: generator_state(name, g) for name, g in (generators or {}).items()},
+        "generators": generator_states(generators or {}),
         "position": position,
         "extra": extra,
         **{name: part.state_dict() for name, part in parts.items()},
     }
+
+
+def write(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 1) -> None:
+    """Write what `gather` gave, as `save` does."""
+    if keep < 1:
+        raise ValueError(f"keep counts the checkpoints that stay, so it is 1 or more, got {keep}")
     payload = {key: _plain(value, key) for key, value in state.items()}
     with atomic_write(path) as f:
         write_sealed(f, payload)
@@ -134,6 +155,12 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something for `load`: the file, or an older one that `save` kept."""
+    target = Path(os.path.realpath(path))
+    return target.exists() or bool(_older(target))
+
+
 def restore(
     state: Mapping[str, Any],
     *,
@@ -158,7 +185,7 @@ def restore(
     for name, part in parts.items():
         if name in state:
             faults += [f"{name} {line}" for line in _faults(name, part, state)]
-    kinds = {name: generator_state(name, g)["kind"] for name, g in carried.items()}
+    kinds = {name: live["kind"] for name, live in generator_states(carried).items()}
     saved_kinds = {name: saved["kind"] for name, saved in state["generators"].items()}
     faults += [f"generators {line}" for line in differences(saved_kinds, kinds)]
     if faults:
@@ -171,7 +198,7 @@ def restore(
             part.load_state_dict(state[name])
     for name, part in parts.items():
         if _is_optimizer(part):
-            part.load_state_dict(_adapted(state[name], part))
+            _load_optimizer(part, state[name])
     for name, g in carried.items():
         set_generator_state(name, g, state["generators"][name])
     set_global_states(state["random"])
@@ -251,9 +278,19 @@ def _load_loose(parts: Mapping[str, Any], state: Mapping[str, Any]) -> None:
             raise ValueError(f"this checkpoint does not fit, and nothing was changed. {name}: {e!r}") from e
 
 
+def _load_optimizer(optimizer: Any, saved: Mapping[str, Any]) -> None:
+    """Load, and keep the dicts of the groups: a captured step has the learning rate of these."""
+    groups = optimizer.param_groups
+    optimizer.load_state_dict(_adapted(saved, optimizer))
+    for group, loaded in zip(groups, optimizer.param_groups):
+        group.clear()
+        group.update(loaded)
+    optimizer.param_groups = groups
+
+
 def _adapted(saved: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
     """An optimiser's state as this optimiser, on this device, can use it."""
-    adapted = copy.deepcopy(dict(saved))  # torch keeps tensors that need no cast, and would step on ours
+    adapted = _copied(dict(saved))  # torch keeps tensors that need no cast, and would step on ours
     for group, live in zip(adapted["param_groups"], optimizer.param_groups):
         device = live["params"][0].device if live["params"] else torch.device("cpu")
         if "capturable" in group:  # torch asserts that nothing on a CPU is; on a GPU it moves `step` along
@@ -264,6 +301,17 @@ def _adapted(saved: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
             elif isinstance(value, Tensor):
                 group[key] = value.to(device)
     return adapted
+
+
+def _copied(value: Any) -> Any:
+    """As `copy.deepcopy`, which knows no tensors that are divided among processes."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    if type(value) is dict:
+        return {key: _copied(v) for key, v in value.items()}
+    return copy.deepcopy(value)
 
 
 def _rotate(path: Path, keep: int) -> None:
@@ -299,6 +347,8 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Tensor):
         if is_lazy(value):
             raise ValueError(f"{where} has no size yet: call the network once, or stack it on an InputLayer")
+        if hasattr(value, "full_tensor"):  # a DTensor, of which a file would hold this process's part alone
+            raise TypeError(f"{where} is divided among processes; let all of them call tl.distributed.save")
         return value
     if isinstance(value, np.generic):
         return _plain(value.item(), where)

@@ -162,15 +162,7 @@ class Network(nn.Module):
 
     def print_params(self, details: bool = True) -> None:
         """Print one line a parameter or buffer (with its statistics), then their number."""
-        for i, (name, tensor) in enumerate(self._named_params()):
-            shape = str(tuple(tensor.shape))
-            if details:
-                values = tensor.detach().double().flatten()
-                mean, median, std = values.mean(), _median(values), values.std(correction=0)
-                print(f"  param {i:3}: {shape:15} (mean: {mean:9.6f}, median: {median:9.6f}, std: {std:9.6f})   {name}")
-            else:
-                print(f"  param {i:3}: {shape:15}    {name}")
-        print(f"  num of params: {self.count_params()}")
+        print_tensors(self._named_params(), details)
 
     def _named_params(self) -> list[tuple[str, Tensor]]:
         owners = dict.fromkeys(node.module for node in self._nodes if node.module is not None)  # a shared layer once
@@ -182,6 +174,19 @@ class Network(nn.Module):
             for name, tensor in (*layer.named_parameters(), *layer.named_buffers())
             if name in saved  # not what is derived from a setting
         ]
+
+
+def print_tensors(named: Sequence[tuple[str, Tensor]], details: bool = True) -> None:
+    """Print one line a tensor (with its statistics), then the number of scalars, in TensorLayer's words."""
+    for i, (name, tensor) in enumerate(named):
+        shape = str(tuple(tensor.shape))
+        if details:
+            values = tensor.detach().double().flatten()
+            mean, median, std = values.mean(), _median(values), values.std(correction=0)
+            print(f"  param {i:3}: {shape:15} (mean: {mean:9.6f}, median: {median:9.6f}, std: {std:9.6f})   {name}")
+        else:
+            print(f"  param {i:3}: {shape:15}    {name}")
+    print(f"  num of params: {sum(tensor.numel() for _, tensor in named)}")
 
 
 def _median(values: Tensor) -> Tensor:

@@ -79,14 +79,14 @@ class _SampledLoss(nn.Module):
             f"bias={self.bias is not None}, sparse={self.sparse}"
         )
 
-    def _sample(self, labels: Tensor) -> SampledValues:
+    def _sample(self, labels: Tensor, sampler: Sampler | None = None) -> SampledValues:
         if not isinstance(labels, Tensor):
             raise TypeError(f"{type(self).__name__} needs labels as a tensor, got {type(labels).__name__}")
         n_true = labels.shape[1] if labels.dim() == 2 else 1
         if labels.dim() not in (1, 2) or n_true != self.n_true:
             shape = "(N,)" if self.n_true == 1 else f"(N, {self.n_true})"
             raise ValueError(f"{type(self).__name__} needs labels {shape}, got {tuple(labels.shape)}")
-        return self.sampler(labels, self.n_sampled, self.n_classes)
+        return (sampler or self.sampler)(labels, self.n_sampled, self.n_classes)
 
     def _check_measured(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden`` in the weights' precision, ``labels`` as ``(N, T)``."""
@@ -127,7 +127,7 @@ class _SampledLoss(nn.Module):
                 return of_logits(F.linear(hidden, weight, bias).to(sum_dtype(hidden.dtype)))
 
         n = max(1, _CHUNK // max(1, len(hidden)))
-        for first in range(0, self.n_classes, n):
+        for first in range(0, len(self.weight), n):
             weight = self.weight[first : first + n]
             bias = None if self.bias is None else self.bias[first : first + n]
             if torch.is_grad_enabled():

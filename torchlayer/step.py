@@ -36,7 +36,7 @@ class TrainStep:
     32 different shapes, modes and settings.
 
     Args:
-        network: called with the inputs.
+        network: called with the inputs; a module, or a method of one, such as ``model.loss``.
         optimizer: any torch optimiser, with all its parameter groups. Unless you chose otherwise it is switched to its
             fused implementation; captured Adam and AdamW run in :func:`torchlayer.kernels.adam_`, on the same state.
         cost: ``cost(outputs, *targets)``, one number; ``None`` if the network returns its own cost.
@@ -74,7 +74,8 @@ class TrainStep:
         self.clip_norm, self.autocast = clip_norm, autocast
         self._params = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self._params[0].device
-        modules = list(network.modules()) if isinstance(network, nn.Module) else []
+        owner = getattr(network, "__self__", network)  # of a method such as `model.loss`
+        modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
         self._modules = modules
         # layers that this optimiser does not train get no gradient: cheaper, and theirs is left as it was
         trained = set(self._params)

@@ -27,6 +27,7 @@ _MAX_BYTES = 20 * 10**9
 _MAX_RATIO = 200  # text packs 3 to 10 times
 _SMALL = 1 << 20  # below this the ratio says nothing
 _MAX_NAME, _MAX_PATH = 255, 1024  # what file systems take, and a quarter of what the kernel does
+_MAX_END = (1 << 16) + 22  # a zip's last record, with the longest comment
 _CHUNK = 1 << 16
 
 
@@ -150,6 +151,7 @@ def _opened(source: Path, budget: int) -> Iterator[list[_Member]]:
         f.seek(0)
         if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
             with _as_format_error(source):
+                _check_directory(source, f)
                 archive = stack.enter_context(zipfile.ZipFile(f))
             yield _zip_members(source, archive, budget)
             return
@@ -162,7 +164,10 @@ def _opened(source: Path, budget: int) -> Iterator[list[_Member]]:
                 f = stack.enter_context(lzma.LZMAFile(f))
             bounded: Any = _Bounded(f, source, budget)
             container = stack.enter_context(tarfile.open(fileobj=bounded, mode="r:"))
-        yield _tar_members(source, container)
+        members = _tar_members(source, container)
+        if bounded.last != bytes(512):  # tarfile takes a broken header for the end, and members would be missing
+            raise FileFormatError(source, "the archive is damaged: it is cut off, or a header in it is broken")
+        yield members
 
 
 def _zip_members(source: Path, container: zipfile.ZipFile, budget: int) -> list[_Member]:
@@ -183,10 +188,29 @@ def _zip_members(source: Path, container: zipfile.ZipFile, budget: int) -> list[
     return members
 
 
+def _check_directory(source: Path, f: IO[bytes]) -> None:
+    """Count a zip's entries before zipfile makes objects of them; the number that it says itself may be a lie."""
+    n_bytes = f.seek(0, os.SEEK_END)
+    f.seek(max(0, n_bytes - _MAX_END))
+    tail = f.read(_MAX_END)
+    end = tail.rfind(b"PK\5\6")
+    size = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else n_bytes  # of the directory
+    at = max(0, n_bytes - len(tail) + max(end, 0) - size - 100) if size < 0xFFFFFFFF else 0  # zip64: look everywhere
+    f.seek(at)
+    count, rest = 0, b""
+    while block := f.read(_SMALL):
+        count += (rest + block).count(b"PK\1\2")
+        rest = block[-3:]
+        if count > _MAX_MEMBERS:
+            raise FileFormatError(source, f"it has more than {_MAX_MEMBERS} members")
+    f.seek(0)
+
+
 def _tar_members(source: Path, container: tarfile.TarFile) -> list[_Member]:
     members = []
     with _as_format_error(source):
-        for info in container:
+        while (info := container.next()) is not None:
+            container.members.clear()  # it keeps them all, and so do we
             if len(members) >= _MAX_MEMBERS:
                 raise FileFormatError(source, f"it has more than {_MAX_MEMBERS} members")
             plain = info.isreg() and not info.issparse()
@@ -207,12 +231,14 @@ class _Bounded:
 
     def __init__(self, stream: IO[bytes], source: Path, budget: int) -> None:
         self._stream, self._source, self._budget = stream, source, budget
+        self.last = b""  # what was read last
 
     def read(self, n_bytes: int) -> bytes:
         if not 0 <= n_bytes <= _SMALL:
             raise FileFormatError(self._source, f"a header in it claims {n_bytes} bytes")
         self._within(self._stream.tell() + n_bytes)
-        return self._stream.read(n_bytes)
+        self.last = self._stream.read(n_bytes)
+        return self.last
 
     def seek(self, position: int) -> int:
         self._within(position)

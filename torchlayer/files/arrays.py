@@ -107,8 +107,8 @@ def _parse(path: str | os.PathLike[str], info: zipfile.ZipInfo, buffer: bytearra
         raise FileFormatError(
             path,
             f"entry '{name}' holds pickled objects, as TensorLayer 1.x wrote them, and unpickling runs whatever code "
-            'the file brings. If you trust it, convert it once: numpy.savez("new.npz", '
-            f'*numpy.load("{os.path.basename(path)}", allow_pickle=True)["{name[:-4]}"])',
+            "the file brings. Convert it once, which runs none of it: "
+            f"python -m torchlayer convert {os.path.basename(path)} new.npz",
         )
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(buffer) - stream.tell():
         raise FileFormatError(path, f"entry '{name}' is not as long as its shape {shape} needs", info.header_offset)

@@ -56,7 +56,7 @@ def load_mnist_dataset(shape: tuple[int, ...] = (-1, 784), path: str | os.PathLi
         LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition,
         http://yann.lecun.com/exdb/mnist/
     """
-    _check_shape(shape, 784, "load_mnist_dataset")
+    check_shape(shape, 784, "load_mnist_dataset")
     folder = find_folder("mnist", tuple(_MNIST), path)
     for name, (size, sha256) in _MNIST.items():
         if find_file(folder, name) is None:
@@ -90,7 +90,7 @@ def load_digits_dataset(shape: tuple[int, ...] = (-1, 64)) -> Split:
     Reference:
         Alpaydin, Kaynak 1998, Optical Recognition of Handwritten Digits, https://doi.org/10.24432/C50P49
     """
-    _check_shape(shape, 64, "load_digits_dataset")
+    check_shape(shape, 64, "load_digits_dataset")
     try:
         from sklearn.datasets import load_digits
     except ImportError as e:
@@ -119,6 +119,6 @@ def _pixels(images: np.ndarray, scale: int, shape: tuple[int, ...]) -> np.ndarra
     return np.divide(images, scale, dtype=np.float32).reshape(shape)
 
 
-def _check_shape(shape: tuple[int, ...], n_pixels: int, function: str) -> None:
+def check_shape(shape: tuple[int, ...], n_pixels: int, function: str) -> None:
     if len(shape) < 2 or shape[0] != -1 or math.prod(shape[1:]) != n_pixels or min(shape[1:]) < 1:
         raise ValueError(f"{function}: shape must be -1 and then lengths whose product is {n_pixels}, got {shape}")

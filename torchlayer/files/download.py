@@ -13,6 +13,9 @@ import ipaddress
 import os
 import re
 import shutil
+import socket
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -33,6 +36,9 @@ except ImportError:  # not a POSIX system: two processes may then both download
     fcntl = None
 
 _CHUNK = 1 << 16
+_SLOWEST = 1 << 10  # bytes a second, below which a server counts as silent
+_MOST_BREAKS = 100  # of one address; a server that breaks off again and again must come to an end, too
+_MOST_BYTES = 20 * 10**9  # of a file whose size nobody told
 
 
 def download(
@@ -56,7 +62,7 @@ def download(
         urls: addresses of the file, tried in order. Only https, and http from this machine itself.
         sha256: hexadecimal digest the file must have; ``None`` trusts the server.
         size: bytes the file must have; ``None`` trusts the server.
-        timeout_seconds: how long a server may be silent.
+        timeout_seconds: how long a server may be silent, or send less than a kilobyte a second.
 
     Raises:
         FileNotFoundError: no address gave the file, or the network is forbidden; the text says where to put it.
@@ -201,7 +207,8 @@ class _Source:
     ) -> None:
         self.url, self.part, self.tag, self.label = url, part, tag, label
         self.sha256, self.size, self.timeout_seconds = sha256, size, timeout_seconds
-        self.opener = urllib.request.build_opener(_Redirects, *([_no_proxy()] if _is_loopback(url) else []))
+        handlers = [_Redirects, _Http, _Https, *([_no_proxy()] if _is_loopback(url) else [])]
+        self.opener = urllib.request.build_opener(*handlers)
 
     def fetch(self) -> bool:
         """Bring the part to its full length. True if bytes were used that lay there before."""
@@ -209,7 +216,7 @@ class _Source:
         if before and not self._may_continue(before):
             self.part.truncate(0)
             before = 0
-        continued = before > 0
+        continued, n_breaks, known = before > 0, 0, None
         while not (self.size is not None and self._length() == self.size):
             start = self._length()
             with self._ask(start) as response:
@@ -217,14 +224,18 @@ class _Source:
                     self.part.truncate(0)
                     start, continued = 0, False
                 total = self._total(response, start)
+                if start and known not in (None, total):
+                    raise ConnectionError(f"the file there had {known} bytes and has {total} now")
+                known = total
                 _check_space(Path(self.tag).parent, total, start)
                 if start == 0:
                     self._remember(response)
                 broken = self._copy(response, start, total)
             if broken is None:
                 break
-            if self._length() == start:
-                raise broken  # not one byte more: asking again would never end
+            n_breaks += 1
+            if self._length() == start or n_breaks > _MOST_BREAKS:
+                raise broken  # not one byte more, or a byte at a time: asking again would never end
         return continued
 
     def _length(self) -> int:
@@ -261,7 +272,9 @@ class _Source:
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer)
             if match is None or int(match[1]) != start or not start:
                 raise ConnectionError(f"the server sent range '{answer}' when asked for {start} and beyond")
-            total = int(match[2])
+            total, tag, validator = int(match[2]), response.headers.get("ETag"), self._validator() or ""
+            if tag is not None and validator.startswith('"') and tag != validator:
+                raise ConnectionError("the file there has changed since its first part was sent")
         elif response.status == 200:
             announced = response.headers.get("Content-Length", "")
             total = int(announced) if announced.isdecimal() else None
@@ -274,21 +287,28 @@ class _Source:
     def _copy(self, response: http.client.HTTPResponse, start: int, total: int | None) -> Exception | None:
         """Append the body. Returns what broke it off, ``None`` if it came whole."""
         n_bytes = start
+        most = min(_MOST_BYTES, int(0.9 * shutil.disk_usage(self.tag.parent).free) + start) if total is None else total
+        since, n_since = time.monotonic(), start
         with tqdm(
             total=total, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=self.label, disable=None
         ) as bar:
             while True:
                 try:
-                    chunk = response.read(_CHUNK)
+                    chunk = response.read1(_CHUNK)  # what has arrived; read() would wait for all of it
                 except (OSError, http.client.HTTPException) as e:
                     return e
                 if not chunk:
                     break
                 n_bytes += len(chunk)
-                if total is not None and n_bytes > total:
-                    raise ConnectionError(f"the server sent more than the {total} bytes expected")
+                if n_bytes > most:
+                    raise ConnectionError(f"the server sent more than the {most} bytes expected")
                 self.part.write(chunk)
                 bar.update(len(chunk))
+                seconds = time.monotonic() - since
+                if seconds > self.timeout_seconds:
+                    if n_bytes - n_since < _SLOWEST * seconds:
+                        raise TimeoutError(f"the server sent {n_bytes - n_since} bytes in {seconds:.0f} seconds")
+                    since, n_since = time.monotonic(), n_bytes
         return (
             None if n_bytes == total or total is None else ConnectionError(f"broken off at {n_bytes} of {total} bytes")
         )
@@ -317,6 +337,46 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             fp.close()
             raise ConnectionError(f"the redirect to '{newurl}' is refused: only https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _Punctual(http.client.HTTPConnection):
+    """The head of an answer comes within the timeout, or not at all; by itself that is the time between two bytes."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        late = threading.Event()
+
+        def hang_up(sock: socket.socket) -> None:
+            late.set()
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # an SSL socket's own method is not for two threads
+
+        timer = threading.Timer(self.timeout or 0, hang_up, (self.sock,))
+        timer.daemon = True
+        timer.start()
+        try:
+            response = super().getresponse()
+        except (OSError, http.client.HTTPException):
+            if not late.is_set():
+                raise
+        finally:
+            timer.cancel()
+        if late.is_set():  # what was read of the head looks whole
+            raise TimeoutError(f"the server did not answer within {self.timeout:g} seconds")
+        return response
+
+
+class _PunctualHttps(http.client.HTTPSConnection, _Punctual):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Punctual, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_PunctualHttps, req)
 
 
 def _allowed(url: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 Generator = torch.Generator | np.random.Generator | random.Random
+Generators = Mapping[str, Generator]
 
 
 def global_states() -> dict[str, Any]:
@@ -40,6 +41,11 @@ def set_global_states(states: Mapping[str, Any]) -> None:
             "there goes on with other numbers",
             stacklevel=3,
         )
+
+
+def generator_states(generators: Generators) -> dict[str, Any]:
+    """State and kind of each of several generators, by name."""
+    return {name: generator_state(name, generator) for name, generator in generators.items()}
 
 
 def generator_state(name: str, generator: Generator) -> dict[str, Any]:

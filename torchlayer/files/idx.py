@@ -49,4 +49,7 @@ def read_idx(path: str | os.PathLike[str], n_axes: int) -> np.ndarray:
                 raise FileFormatError(path, f"it goes on after the {n_bytes} bytes announced", 4 + 4 * n_axes + n_bytes)
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise FileFormatError(path, f"the gzip data is damaged or cut off ({e})") from e
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    try:
+        return np.frombuffer(data, np.uint8).reshape(shape)
+    except ValueError as e:  # no bytes, and lengths beside the 0 whose product is beyond NumPy
+        raise FileFormatError(path, f"it announces {shape}, which no array can be ({e})", 4) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -108,9 +109,16 @@ def _decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
         "list": lambda c: [_decode(v, arrays) for v in c],
         "tuple": lambda c: tuple(_decode(v, arrays) for v in c),
         "array": lambda c: arrays[f"array_{c}"],
-        "scalar": lambda c: np.frombuffer(base64.b64decode(c[1], validate=True), np.dtype(c[0]))[0],
+        "scalar": lambda c: np.frombuffer(base64.b64decode(c[1], validate=True), _dtype(c[0]))[0],
     }
     return decoders[kind](content)
+
+
+def _dtype(text: str) -> np.dtype:
+    """Of a scalar. NumPy itself would parse the text as Python."""
+    if not re.fullmatch(r"[<>|=][biufcmMSUV]\d{1,9}(\[\d{0,9}[A-Za-z]{1,2}\])?", text):
+        raise ValueError(f"dtype {text!r}")
+    return np.dtype(text)
 
 
 def _append(arrays: list[np.ndarray], array: np.ndarray) -> int:

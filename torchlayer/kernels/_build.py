@@ -149,7 +149,8 @@ class Build:
             self._flags = [*_FLAGS, "-DUSE_CUDA", f'-DTORCHLAYER_ARCHITECTURES="{architectures}"']
             self._flags += [*gencode_flags(architectures), "-Xcompiler", "-fPIC,-fvisibility=hidden"]
             if os.environ.get("CXX"):
-                self._flags += ["-ccbin", cxx_compiler()[0]]
+                words = cxx_compiler()  # the compiler itself, not the ccache before it
+                self._flags += ["-ccbin", next((word for word in words if Path(word).name != "ccache"), words[0])]
             # torch_cuda comes in through libtorch, of which no symbol is used: the linker would drop it as unneeded.
             libraries = ["-Xlinker", "--no-as-needed", "-ltorch", "-ltorch_cpu"]
         else:
@@ -167,7 +168,8 @@ class Build:
             self._headers += [f"-I{folder}", "-x", "cu" if device == "cuda" else "c++"]
         folders = sorted({folder, *(source.parent for source in sources)})
         headers = [path.read_bytes() for f in folders for path in (*sorted(f.glob("*.h")), *sorted(f.glob("*.cuh")))]
-        common = [*self._flags, *libraries, _run([*self.compiler, "--version"]), platform.machine(), *headers]
+        version = _run([*self.compiler, "--version"])  # says nothing of the flags that $CXX or $NVCC may hold
+        common = [*self.compiler[1:], *self._flags, *libraries, version, platform.machine(), *headers]
         self._objects: dict[Path, str] = {}
         for source in sources or sorted(folder.glob("*.cu" if device == "cuda" else "*.cpp")):
             self._objects[source] = f"{source.stem}-{device}-{_digest(*common, source.read_bytes())}.o"

@@ -148,7 +148,8 @@ def function(
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> Any:
-            return (None,) * len(ctx.needs_input_grad) if grads[0] is None else backward(ctx, *grads)
+            nothing = all(grad is None for grad in grads)
+            return (None,) * len(ctx.needs_input_grad) if nothing else backward(ctx, *grads)
 
     def call(*arguments: Any) -> tuple[Tensor, ...]:
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():

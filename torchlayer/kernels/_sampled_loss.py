@@ -150,16 +150,19 @@ def check_per_row(name: str, argument: str, value: Tensor, weight: Tensor, label
         raise ValueError(f"{name} needs {argument} (N,) in {real}, got {_shape(value)} in {value.dtype}")
 
 
-def check_ids(name: str, argument: str, ids: Tensor, n_classes: int) -> Tensor:
-    """Which ids name no class. On a CPU none may; on a GPU nobody waits to see, unless ``TORCHLAYER_CHECK=1`` asks.
+def check_ids(name: str, argument: str, ids: Tensor, n_classes: int, least: int = 0) -> Tensor:
+    """Which ids are not from ``least`` to ``n_classes - 1``. On a CPU none may be; on a GPU nobody waits to see, unless
+    ``TORCHLAYER_CHECK=1`` asks.
 
     Raises:
         IndexError: the first of them, with its row.
     """
-    bad = (ids < 0) | (ids >= n_classes)
+    bad = (ids < least) | (ids >= n_classes)
     if bad_ids.may_look_at(ids) and bool(bad.any()):
         at = bad.nonzero()[0]
-        raise IndexError(f"{name} needs {argument} from 0 to {n_classes - 1}, got {ids[tuple(at)]} in row {at[0]}")
+        raise IndexError(
+            f"{name} needs {argument} from {least} to {n_classes - 1}, got {ids[tuple(at)]} in row {at[0]}"
+        )
     return bad
 
 

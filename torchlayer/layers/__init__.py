@@ -8,6 +8,8 @@ from ..network import stack as stack
 from .activation import PRelu6Layer as PRelu6Layer
 from .activation import PReluLayer as PReluLayer
 from .activation import PTRelu6Layer as PTRelu6Layer
+from .attention import AdditiveAttention as AdditiveAttention
+from .attention_decoder import AttentionDecoder as AttentionDecoder
 from .base import Layer as Layer
 from .cells import BasicLSTMCell as BasicLSTMCell
 from .cells import BasicRNNCell as BasicRNNCell
@@ -30,6 +32,9 @@ from .convolution_kinds import SeparableConv2dLayer as SeparableConv2dLayer
 from .convolution_nd import Conv1d as Conv1d
 from .convolution_nd import Conv1dLayer as Conv1dLayer
 from .convolution_nd import Conv3dLayer as Conv3dLayer
+from .decoding import Decoded as Decoded
+from .decoding import beam_search as beam_search
+from .decoding import greedy_search as greedy_search
 from .deconvolution import AtrousDeConv2dLayer as AtrousDeConv2dLayer
 from .deconvolution import DeConv2d as DeConv2d
 from .deconvolution import DeConv2dLayer as DeConv2dLayer
@@ -80,6 +85,7 @@ from .names import set_keep as set_keep
 from .names import set_name_reuse as set_name_reuse
 from .noise import DropoutLayer as DropoutLayer
 from .noise import GaussianNoiseLayer as GaussianNoiseLayer
+from .noise import LockedDropoutLayer as LockedDropoutLayer
 from .normalization import BatchNormLayer as BatchNormLayer
 from .normalization import GroupNormLayer as GroupNormLayer
 from .normalization import InstanceNormLayer as InstanceNormLayer
@@ -104,12 +110,19 @@ from .reshaping import TileLayer as TileLayer
 from .reshaping import TransposeLayer as TransposeLayer
 from .roi_pooling import ROIPoolingLayer as ROIPoolingLayer
 from .scale import ScaleLayer as ScaleLayer
+from .seq2seq import AttentionSeq2Seq as AttentionSeq2Seq
+from .seq2seq import PeekySeq2Seq as PeekySeq2Seq
+from .seq2seq import Seq2Seq as Seq2Seq
+from .seq2seq import Seq2SeqState as Seq2SeqState
 from .shape import FlattenLayer as FlattenLayer
 from .shape import ReshapeLayer as ReshapeLayer
 from .spatial_transformer import SpatialTransformer2dAffineLayer as SpatialTransformer2dAffineLayer
 from .spatial_transformer import batch_transformer as batch_transformer
 from .spatial_transformer import transformer as transformer
 from .time_distributed import TimeDistributedLayer as TimeDistributedLayer
+from .translation import EmbeddingAttentionSeq2Seq as EmbeddingAttentionSeq2Seq
+from .translation_wrapper import EmbeddingAttentionSeq2seqWrapper as EmbeddingAttentionSeq2seqWrapper
+from .weight_drop import WeightDropLSTMCell as WeightDropLSTMCell
 from .word2vec import Word2vecEmbeddingInputlayer as Word2vecEmbeddingInputlayer
 from .word2vec import Word2vecNetwork as Word2vecNetwork
 from .wrapping import LambdaLayer as LambdaLayer

@@ -75,7 +75,7 @@ class Layer(nn.Module):
 
 
 def _build_on_first_call(layer: Layer, inputs: tuple[Tensor, ...]) -> None:
-    layer.ensure_built(*(tuple(x.shape) for x in inputs))
+    layer.ensure_built(*(tuple(x.shape) for x in inputs if x is not None))
 
 
 def size_as_loaded(module: nn.Module, state_dict: Mapping[str, Any], prefix: str) -> None:

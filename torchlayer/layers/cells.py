@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -48,6 +48,7 @@ class Cell(nn.Module):
     """
 
     fused: ClassVar[str | None] = None  # the recurrence of torch that computes the same, see _recurrence.py
+    lends_weights: ClassVar[bool] = False  # whether weights() are others at each call, and not the parameters
 
     def __init__(self, num_units: int):
         super().__init__()
@@ -72,6 +73,10 @@ class Cell(nn.Module):
         """From a projected input ``(N, ...)`` and a state to ``(output, new_state)``."""
         raise NotImplementedError(f"{type(self).__name__} needs a method advance(x, state)")
 
+    def advancing(self) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
+        """:meth:`advance` for the steps of one call of a layer: the place to draw what is the same at all of them."""
+        return self.advance
+
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step alone. The first call sizes a cell that no layer has built."""
         if any(map(is_lazy, self.parameters())):
@@ -86,10 +91,14 @@ class Cell(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+Times = Callable[[int, Tensor, Tensor], Tensor]
+
+
 class _AffineCell(Cell):
     """A cell of ``n_gates`` sums ``W x + U h + b``, under the names, shapes and order of torch's own cells."""
 
     n_gates: ClassVar[int]
+    adds_apart: ClassVar[bool] = False  # whether the state's products are no part of the input's sum
     n_arrays: ClassVar[int] = 2  # of a cell in a file of the original's: one matrix for [x, h] and one bias
 
     def __init__(self, num_units: int, activation: Activation = torch.tanh):
@@ -109,6 +118,25 @@ class _AffineCell(Cell):
 
     def project(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight_ih, self.bias_ih)
+
+    def advance(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return self.advance_with(x, state, self._times)
+
+    def advance_with(self, x: Tensor, state: Any, times: Times) -> tuple[Tensor, Any]:
+        """:meth:`advance`, with every product ``added + h U_i`` left to ``times(i, added, h)``."""
+        raise NotImplementedError
+
+    @property
+    def says_where(self) -> bool:
+        """Whether :meth:`advance_with` is the whole of :meth:`advance`."""
+        return type(self).advance is _AffineCell.advance
+
+    def blocks(self) -> Sequence[Tensor]:
+        """The rows of ``weight_hh`` that one product each is with."""
+        return [self.weight_hh]
+
+    def _times(self, i: int, added: Tensor, h: Tensor) -> Tensor:
+        return torch.addmm(added, h, self.blocks()[i].T)
 
     def weights(self) -> list[Tensor]:
         """In the order in which torch's recurrences take them."""
@@ -147,8 +175,8 @@ class BasicRNNCell(_AffineCell):
     def fused(self) -> str | None:
         return {torch.tanh: "rnn_tanh", torch.relu: "rnn_relu"}.get(self.activation)  # type: ignore[call-overload]
 
-    def advance(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.activation(x + F.linear(state, self.weight_hh))
+    def advance_with(self, x: Tensor, state: Tensor, times: Times) -> tuple[Tensor, Tensor]:
+        h = self.activation(times(0, x, state))
         return h, h
 
 
@@ -180,11 +208,13 @@ class GRUCell(_AffineCell):
         with torch.no_grad():
             self.bias_ih[: 2 * self.num_units] = 1.0
 
-    def advance(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def blocks(self) -> Sequence[Tensor]:
+        return self.weight_hh.split((2 * self.num_units, self.num_units))
+
+    def advance_with(self, x: Tensor, state: Tensor, times: Times) -> tuple[Tensor, Tensor]:
         of_gates, of_candidate = x.split((2 * self.num_units, self.num_units), 1)
-        U_gates, U_candidate = self.weight_hh.split((2 * self.num_units, self.num_units))
-        r, u = torch.sigmoid(of_gates + F.linear(state, U_gates)).chunk(2, 1)
-        c = self.activation(of_candidate + F.linear(r * state, U_candidate))
+        r, u = torch.sigmoid(times(0, of_gates, state)).chunk(2, 1)
+        c = self.activation(times(1, of_candidate, r * state))
         h = torch.addcmul(c, u, state - c)
         return h, h
 
@@ -207,6 +237,7 @@ class CudnnCompatibleGRUCell(_AffineCell):
     """
 
     n_gates: ClassVar[int] = 3
+    adds_apart: ClassVar[bool] = True
     fused: ClassVar[str | None] = "gru"
 
     def __init__(self, num_units: int):
@@ -214,10 +245,12 @@ class CudnnCompatibleGRUCell(_AffineCell):
         del self.bias_hh
         self.bias_hh = nn.Parameter(torch.zeros(3 * num_units))
 
-    def advance(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        of_h = F.linear(state, self.weight_hh, self.bias_hh)
-        r, u = torch.sigmoid(x[:, : 2 * self.num_units] + of_h[:, : 2 * self.num_units]).chunk(2, 1)
-        c = torch.tanh(x[:, 2 * self.num_units :] + r * of_h[:, 2 * self.num_units :])
+    def advance_with(self, x: Tensor, state: Tensor, times: Times) -> tuple[Tensor, Tensor]:
+        sizes = (2 * self.num_units, self.num_units)  # split in one: each slice by itself has a gradient of full width
+        of_gates, of_candidate = x.split(sizes, 1)
+        h_gates, h_candidate = times(0, self.bias_hh, state).split(sizes, 1)
+        r, u = torch.sigmoid(of_gates + h_gates).chunk(2, 1)
+        c = torch.tanh(torch.addcmul(of_candidate, r, h_candidate))
         h = torch.addcmul(c, u, state - c)
         return h, h
 
@@ -266,9 +299,9 @@ class BasicLSTMCell(_AffineCell):
     def zero_state(self, x: Tensor) -> LSTMState:
         return LSTMState(x.new_zeros(x.shape[0], self.output_size), x.new_zeros(x.shape[0], self.num_units))
 
-    def advance(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, LSTMState]:
+    def advance_with(self, x: Tensor, state: tuple[Tensor, Tensor], times: Times) -> tuple[Tensor, LSTMState]:
         h, c = state
-        i, f, g, o = (x + F.linear(h, self.weight_hh, self.bias_hh)).chunk(4, 1)  # type: ignore[arg-type]
+        i, f, g, o = (times(0, x, h) + self.bias_hh).chunk(4, 1)  # type: ignore[operator]
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * self.activation(g)
         h = torch.sigmoid(o) * self.activation(c)
         return h, LSTMState(h, c)
@@ -383,11 +416,20 @@ class MultiRNNCell(Cell):
         return tuple(cell.zero_state(x) for cell in self.cells)  # type: ignore[operator]
 
     def advance(self, x: Tensor, state: Sequence[Any]) -> tuple[Tensor, tuple[Any, ...]]:
-        states = []
-        for cell, old in zip(self.cells, state):
-            x, new = cell.advance(cell.project(x), old)  # type: ignore[operator]
-            states.append(new)
-        return x, tuple(states)
+        return self.advancing()(x, state)
+
+    def advancing(self) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
+        cells: list[Any] = list(self.cells)
+        each = [cell.advancing() for cell in cells]
+
+        def advance(x: Tensor, state: Sequence[Any]) -> tuple[Tensor, tuple[Any, ...]]:
+            states = []
+            for cell, step, old in zip(cells, each, state):
+                x, new = step(cell.project(x), old)
+                states.append(new)
+            return x, tuple(states)
+
+        return advance
 
 
 class DropoutWrapper(Cell):
@@ -415,5 +457,13 @@ class DropoutWrapper(Cell):
         return self.cell.project(F.dropout(x, 1 - self.input_keep_prob, self.training))
 
     def advance(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        y, state = self.cell.advance(x, state)
-        return F.dropout(y, 1 - self.output_keep_prob, self.training), state
+        return self.advancing()(x, state)
+
+    def advancing(self) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
+        step = self.cell.advancing()
+
+        def advance(x: Tensor, state: Any) -> tuple[Tensor, Any]:
+            y, state = step(x, state)
+            return F.dropout(y, 1 - self.output_keep_prob, self.training), state
+
+        return advance

@@ -20,9 +20,14 @@ class EmbeddingInputlayer(Layer):
         vocabulary_size, embedding_size: the table's rows and columns. No row stands for padding.
         E_init: an in-place initialiser, or the values.
         E_init_args: keyword arguments for the initialiser.
+        keep_words: the probability of keeping a word while training. One that is dropped is 0 wherever it stands in
+            the batch; the others are divided by ``keep_words``.
 
     Shape:
         integers ``(N, ...) -> (N, ..., D)``; parameter ``embeddings`` ``(V, D)``.
+
+    Reference:
+        Gal, Ghahramani 2016, https://arxiv.org/abs/1512.05287 (``keep_words``).
 
     Raises:
         TypeError: the ids are not integers.
@@ -42,21 +47,31 @@ class EmbeddingInputlayer(Layer):
         E_init: Any = random_uniform(-0.1, 0.1),
         E_init_args: Mapping[str, Any] | None = None,
         name: str | None = None,
+        *,
+        keep_words: float = 1.0,
     ):
         super().__init__(name=name)
         if vocabulary_size < 1 or embedding_size < 1:
             raise ValueError(
                 f"vocabulary_size and embedding_size are at least 1, got {vocabulary_size} and {embedding_size}"
             )
+        if not 0 < keep_words <= 1:
+            raise ValueError(f"keep_words is the probability of keeping a word, in (0, 1], got {keep_words}")
         self.vocabulary_size, self.embedding_size = vocabulary_size, embedding_size
+        self.keep_words = keep_words
         self.embeddings = nn.Parameter(torch.empty(vocabulary_size, embedding_size))
         fill(self.embeddings, (vocabulary_size, embedding_size), E_init, E_init_args)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(_ids(ids), self.embeddings)
+        x = F.embedding(_ids(ids), self.embeddings)
+        if not self.training or self.keep_words == 1:
+            return x
+        kept = F.dropout(self.embeddings.new_ones(self.vocabulary_size, 1), 1 - self.keep_words)
+        return x * F.embedding(ids, kept)
 
     def extra_repr(self) -> str:
-        return f"vocabulary_size={self.vocabulary_size}, embedding_size={self.embedding_size}"
+        kept = "" if self.keep_words == 1 else f", keep_words={self.keep_words}"
+        return f"vocabulary_size={self.vocabulary_size}, embedding_size={self.embedding_size}{kept}"
 
 
 class AverageEmbeddingInputlayer(EmbeddingInputlayer):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..network import Shape
 from .base import Layer, refuse_integers
 
 
@@ -51,6 +52,46 @@ class DropoutLayer(Layer):
 
     def extra_repr(self) -> str:
         return f"keep={self.keep}" + ("" if self.is_train else ", is_train=False")
+
+
+class LockedDropoutLayer(Layer):
+    """Dropout whose mask is the same at every step of a sequence, and another in each sequence; the identity in
+    ``eval()``.
+
+    Args:
+        keep: the probability of **keeping**; what is kept is divided by it.
+
+    Shape:
+        ``(N, T, D) ->`` the same; the mask is ``(N, 1, D)``.
+
+    Reference:
+        Gal, Ghahramani 2016, https://arxiv.org/abs/1512.05287 ("variational"); "locked" in Merity et al. 2018,
+        https://arxiv.org/abs/1708.02182.
+
+    >>> import torch, torchlayer as tl
+    >>> y = tl.layers.LockedDropoutLayer(keep=0.5)(torch.ones(2, 7, 100))
+    >>> sorted(set(y.sum(1).flatten().tolist()))
+    [0.0, 14.0]
+    """
+
+    def __init__(self, layer: None = None, keep: float = 0.5, name: str | None = None):
+        super().__init__(name=name)
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep is the probability of keeping a value, in (0, 1], got {keep}")
+        self.keep = keep
+
+    def build(self, *shapes: Shape) -> None:
+        if len(shapes[0]) != 3:
+            raise ValueError(f"locked dropout takes sequences (N, T, D), got {shapes[0]}; DropoutLayer takes any")
+
+    def forward(self, x: Tensor) -> Tensor:
+        refuse_integers(x, "dropout")
+        if not self.training or self.keep == 1:
+            return x
+        return x * F.dropout(torch.ones_like(x[:, :1]), 1 - self.keep)
+
+    def extra_repr(self) -> str:
+        return f"keep={self.keep}"
 
 
 class GaussianNoiseLayer(Layer):

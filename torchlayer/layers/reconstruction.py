@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import checkpoint as checkpoints
 from ..initializers import constant, truncated_normal
 from ..iterate import minibatches
 from ..network import Network
+from ..resumable import Resumable
 from ..step import TrainStep
 from ..utils.evaluate import modes_kept
 from .base import Activation, shown
@@ -65,6 +65,7 @@ class ReconNetwork(Network):
         save_name: str = "w1pre_",
         *,
         checkpoint: str | Path | None = None,
+        checkpoint_seconds: float = 60.0,
         resume: bool = False,
         rng: Any = None,
     ) -> None:
@@ -77,7 +78,8 @@ class ReconNetwork(Network):
             print_freq: losses are measured, printed and saved at epoch 1 and every so many epochs.
             save: write the encoder's weights to ``<save_name><epoch>.npz`` and, if its inputs form a square picture,
                 its filters to ``<save_name><epoch>.pdf``.
-            checkpoint: a file rewritten at every measurement; ``resume=True`` continues from it, if it exists.
+            checkpoint: a file rewritten every ``checkpoint_seconds`` and at the end; ``resume=True`` continues from it,
+                if it exists, as if the run had not been stopped.
             rng: shuffles the batches, as in :func:`torchlayer.iterate.minibatches`.
 
         Raises:
@@ -96,17 +98,18 @@ class ReconNetwork(Network):
         print("     no denoising layer" if denoise_name is None else f"     denoising layer keep: {keep:f}")
 
         optimizer = torch.optim.Adam(params, lr=decoder.lr)
-        step, done = TrainStep(_Cost(self), optimizer), 0
-        if resume and checkpoint is not None and Path(checkpoint).exists():
-            done = checkpoints.restore(checkpoints.load(checkpoint), model=self, optimizer=optimizer)
-        epochs = range(done + 1, n_epoch + 1)
-        with modes_kept(self):
-            for epoch in tqdm(epochs, desc=f"pretrain {self._outputs[0]}", unit="epoch", disable=None):
+        step = TrainStep(_Cost(self), optimizer)
+        carried = {} if rng is None else {"rng": rng}
+        saved = {"resume": resume, "every_seconds": checkpoint_seconds, "generators": carried}
+        run = Resumable(checkpoint, model=self, optimizer=optimizer, **saved)
+        bar = {"initial": run.epoch, "total": n_epoch, "unit": "epoch", "disable": None}
+        with modes_kept(self), run:
+            for epoch in tqdm(run.epochs(n_epoch), desc=f"pretrain {self._outputs[0]}", **bar):
                 start = time.perf_counter()
                 self.eval()
                 if denoise_name is not None:
                     layers[denoise_name].train()
-                for x in minibatches(X_train, batch_size=batch_size, shuffle=True, rng=rng):
+                for x in run.steps(minibatches(X_train, batch_size=batch_size, shuffle=True, rng=rng)):
                     step(x)
                 if epoch == 1 or epoch % print_freq == 0:
                     self.eval()
@@ -116,8 +119,6 @@ class ReconNetwork(Network):
                     tqdm.write(f"   val loss: {val_loss:f}")
                     if save:
                         _save_encoder(params[0], f"{save_name}{epoch}")
-                    if checkpoint is not None:
-                        checkpoints.save(checkpoint, model=self, optimizer=optimizer, position=epoch)
 
     @torch.no_grad()
     def _mean_cost(self, X: Tensor, batch_size: int = 10_000) -> float:

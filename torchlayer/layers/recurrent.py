@@ -139,11 +139,12 @@ class Recurrent(Layer):
                 f"the state of this layer is one of {len(self.stacks)} direction(s) of {self.n_layer} cell(s), and the "
                 "one given is nested otherwise; pass on what step() returned"
             )
-        sizes: set[int] = set()
-        map_state(lambda tensor: sizes.add(tensor.shape[0]), state)
-        if sizes != {x.shape[0]}:
+        sizes: list[int] = []
+        map_state(lambda tensor: sizes.append(tensor.shape[0]), state)
+        if any(n != x.shape[0] for n in sizes):
             raise ValueError(
-                f"a state of {sorted(sizes)} sequences does not fit a batch of {x.shape[0]}; state=None begins anew"
+                f"a state of {sorted(set(sizes))} sequences does not fit a batch of {x.shape[0]}; "
+                "state=None begins anew"
             )
         return tuple((s,) if self.n_layer == 1 else tuple(s) for s in each)
 

@@ -1,5 +1,12 @@
 """Words: vocabularies, texts as ids, pairs to train word vectors on, and drawing the next word."""
 
+from .bleu import Bleu as Bleu
+from .bleu import bleu as bleu
+from .generating import TextGenerator as TextGenerator
+from .moses import moses_detokenize as moses_detokenize
+from .moses import moses_tokenize as moses_tokenize
+from .parallel import TokenBatches as TokenBatches
+from .parallel import read_data as read_data
 from .sampling import sample as sample
 from .sampling import sample_logits as sample_logits
 from .sampling import sample_top as sample_top
@@ -11,6 +18,9 @@ from .tokens import create_vocabulary as create_vocabulary
 from .tokens import data_to_token_ids as data_to_token_ids
 from .tokens import initialize_vocabulary as initialize_vocabulary
 from .tokens import sentence_to_token_ids as sentence_to_token_ids
+from .translator import Language as Language
+from .translator import Translation as Translation
+from .translator import translate as translate
 from .vocabulary import SimpleVocabulary as SimpleVocabulary
 from .vocabulary import Vocabulary as Vocabulary
 from .vocabulary import create_vocab as create_vocab

@@ -40,7 +40,7 @@ def sample(a: Any, temperature: float | None = 1.0, rng: Rng = None) -> Any:
     [2, 2, 2, 1, 0, 1, 2, 0, 2, 1]
     """
     if isinstance(a, Tensor):
-        return sample_logits(_logs(a), temperature, rng=_torch_stream(rng, a.device))
+        return sample_logits(_logs(a), temperature, rng=torch_stream(rng, a.device))
     p = _weights("sample", a)
     if _is_greedy(temperature):
         return int(p.argmax())
@@ -70,7 +70,7 @@ def sample_top(a: Any, top_k: int = 10, temperature: float | None = 1.0, rng: Rn
     [4, 4, 4, 4, 3, 4, 4, 4, 4, 3]
     """
     if isinstance(a, Tensor):
-        return sample_logits(_logs(a), temperature, top_k, rng=_torch_stream(rng, a.device))
+        return sample_logits(_logs(a), temperature, top_k, rng=torch_stream(rng, a.device))
     p = _weights("sample_top", a)
     k = min(_top_k(top_k), len(p))
     best = np.argpartition(p, -k)[-k:]
@@ -88,7 +88,7 @@ def sample_logits(
     logits: Tensor,
     temperature: float | Tensor | None = 1.0,
     top_k: int | Tensor | None = None,
-    top_p: float | None = None,
+    top_p: float | Tensor | None = None,
     rng: int | torch.Generator | None = None,
 ) -> Tensor:
     """Draw an index from each row of logits, on their device and without waiting for it.
@@ -96,10 +96,11 @@ def sample_logits(
     Args:
         temperature: divides the logits; 0 or ``None`` takes the largest. A tensor gives each row its own, above 0.
         top_k: draw from the ``top_k`` largest only. A tensor gives each row its own.
-        top_p: draw from the nucleus only: the largest ones, as few as together have the probability ``top_p``.
+        top_p: draw from the nucleus only: the largest ones, as few as together have the probability ``top_p``. A tensor
+            gives each row its own, above 0.
         rng: ``None`` is torch's global stream of the device, an int a seed.
     Shape:
-        logits ``(..., V)``; a tensor of temperatures or of ``top_k`` ``(...)``; returns ``(...)`` int64.
+        logits ``(..., V)``; a tensor of temperatures, ``top_k`` or ``top_p`` ``(...)``; returns ``(...)`` int64.
     Raises:
         ValueError: a row has NaN or infinity, or nothing above minus infinity. (On CUDA such a row gives -1.)
     Reference:
@@ -115,7 +116,7 @@ def sample_logits(
         raise TypeError(f"sample_logits takes a tensor, got {type(logits).__name__}; convert it with torch.as_tensor")
     if logits.dim() == 0 or logits.shape[-1] == 0:
         raise ValueError(f"sample_logits needs logits of shape (..., V), got {tuple(logits.shape)}")
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and not isinstance(top_p, Tensor) and not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie above 0 and not above 1, got {top_p!r}")
     values = logits.detach()
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
@@ -131,7 +132,7 @@ def _drawn(
     values: Tensor,
     temperature: float | Tensor | None,
     top_k: int | Tensor | None,
-    top_p: float | None,
+    top_p: float | Tensor | None,
     rng: int | torch.Generator | None,
 ) -> Tensor:
     if isinstance(temperature, Tensor):
@@ -153,10 +154,10 @@ def _drawn(
         else:
             values, index = values[..., :k], index[..., :k]
     if top_p is not None:
-        p = values.softmax(-1)
+        p, top_p = values.softmax(-1), top_p.to(values).unsqueeze(-1) if isinstance(top_p, Tensor) else top_p
         values = values.masked_fill(p.cumsum(-1) - p >= top_p, -math.inf)  # what comes before has enough already
     # The largest of logit + Gumbel noise is a draw from the softmax; torch.multinomial would assert on the device.
-    noise = torch.empty_like(values).exponential_(generator=_torch_stream(rng, values.device)).log_()
+    noise = torch.empty_like(values).exponential_(generator=torch_stream(rng, values.device)).log_()
     choice = (values - noise).argmax(-1, keepdim=True)
     return (choice if index is None else index.gather(-1, choice)).squeeze(-1)
 
@@ -200,7 +201,7 @@ def _numpy_stream(rng: Any) -> Any:
     raise TypeError(f"rng must be None, an int, or a NumPy Generator or RandomState to draw from an array, got {rng!r}")
 
 
-def _torch_stream(rng: Any, device: torch.device) -> torch.Generator | None:
+def torch_stream(rng: Any, device: torch.device) -> torch.Generator | None:
     if rng is None or isinstance(rng, torch.Generator):
         return rng
     if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):

@@ -1,5 +1,6 @@
 """Training, measuring and small helpers."""
 
+from .average import WeightAverage as WeightAverage
 from .evaluate import accuracy as accuracy
 from .evaluate import predict as predict
 from .evaluate import test as test

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from .. import checkpoint as checkpoints
 from ..kernels import bad_ids
 from ..step import TrainStep
 from .data import as_generator, checked, chunk_steps, placed
 from .evaluate import Metric, device_of, measure, modes_kept
-from .interrupt import deferred_signals
+from .interrupt import deferred_signals, leave
 from .run import History, Run
 
 
@@ -44,6 +44,7 @@ def fit(
     patience: int | None = None,
     restore_best: bool = False,
     checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
     resume: bool = False,
     clip_norm: float | None = None,
     autocast: torch.dtype | None = None,
@@ -69,8 +70,9 @@ def fit(
         patience: stop after so many measurements without a better one on the validation set: the accuracy (the
             first of several) if there is one, else the loss.
         restore_best: leave the network with the weights that were best on the validation set.
-        checkpoint: a file that is rewritten at every measurement and when interrupted; ``resume=True`` continues
-            from it exactly, if it exists.
+        checkpoint: a file that is rewritten at every measurement, when interrupted, and whenever
+            ``checkpoint_seconds`` have passed since, in the middle of an epoch too; ``resume=True`` continues from it
+            exactly, if it exists.
         clip_norm, autocast, capture: as in :class:`torchlayer.TrainStep`.
         rng: what shuffles: a seed, or a ``torch.Generator`` on the CPU; by default torch's own.
 
@@ -109,7 +111,7 @@ def fit(
     order_of = as_generator(rng)
     step = TrainStep(network, optimizer, cost, clip_norm=clip_norm, autocast=autocast, capture=capture)
     run = Run(network, optimizer, scheduler, order_of, judged_by=next(iter(accs), "loss"), path=checkpoint)
-    if resume and checkpoint is not None and Path(checkpoint).exists():
+    if resume and checkpoint is not None and checkpoints.exists(checkpoint):
         run.load()
     writer = _tensorboard(log_dir) if tensorboard else None
     say: Callable[[str], None] = tqdm.write if verbose else (lambda line: None)
@@ -135,6 +137,8 @@ def fit(
                 bar.update(last - first)
                 if signals:
                     _interrupted(run, signals[0], say)
+                if time.monotonic() - run.saved_at >= checkpoint_seconds:
+                    run.save()
             loss = run.end_epoch(n_steps)
             bad_ids.look()  # of this epoch: its last loss has been read
             seconds = time.perf_counter() - epoch_started
@@ -156,8 +160,7 @@ def fit(
                 run.measured(found)
                 for line in _lines(found, n_epoch):
                     say(line)
-                if checkpoint is not None:
-                    run.save()
+                run.save()
             if writer is not None:
                 histograms = tensorboard_weight_histograms and epoch % tensorboard_epoch_freq == 0
                 _log(writer, network, run.history, epoch, histograms)
@@ -174,7 +177,7 @@ def fit(
     return run.history
 
 
-def _interrupted(run: Run, number: int, say: Callable[[str], None]) -> None:
+def _interrupted(run: Run, number: int, say: Callable[[str], None]) -> NoReturn:
     run.save()
     run.put_best_back()
     say(
@@ -182,9 +185,7 @@ def _interrupted(run: Run, number: int, say: Callable[[str], None]) -> None:
         + (f"; checkpoint written to {run.path}" if run.path is not None else "")
         + ("; the network holds its best weights so far" if run.best else "")
     )
-    if number == signal.SIGTERM:
-        raise SystemExit(143)
-    raise KeyboardInterrupt
+    leave(number, None)
 
 
 def _lines(found: dict[str, float], n_epoch: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Run:
         self.best: dict[str, Tensor] = {}
         self.best_value = math.inf
         self.n_worse = 0  # measurements since the best
+        self.saved_at = time.monotonic()
 
     def next_order(self, n: int) -> Tensor:
         if self.order is None:
@@ -87,6 +89,7 @@ class Run:
             },
             **self._parts(),
         )
+        self.saved_at = time.monotonic()
 
     def load(self) -> None:
         assert self.path is not None

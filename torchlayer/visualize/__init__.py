@@ -2,7 +2,8 @@
 
 Every function draws on a figure of its own, which no window, no notebook and no other thread knows. With
 ``saveable=True`` it writes one file and returns its ``Path``; with ``saveable=False`` it writes nothing and returns the
-``matplotlib.figure.Figure``, to be changed further, shown in a notebook, or dropped.
+``matplotlib.figure.Figure``, to be changed further, shown in a notebook, or dropped. With ``ax=`` it draws in axes that
+you have made, writes nothing, and returns their figure.
 
 ``name`` is a path. Its suffix picks the format (``.pdf .png .svg .jpg``); without one of these, ``.pdf`` is added, as
 in the original. Missing folders are made, and the file appears whole or not at all. ``second`` and ``fig_idx`` are
@@ -14,6 +15,7 @@ Needs ``pip install torchlayer[vis]``; matplotlib and scikit-learn are imported 
 
 from .curves import curves as curves
 from .embedding import tsne_embedding as tsne_embedding
+from .embedding import umap_embedding as umap_embedding
 from .heat import attention as attention
 from .heat import confusion as confusion
 from .mosaic import CNN2d as CNN2d

@@ -12,6 +12,7 @@ import torch
 from ..files.atomic import atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMATS = (".pdf", ".png", ".svg", ".jpg", ".jpeg")
@@ -33,9 +34,29 @@ def new_figure(width: float, height: float, dpi: int = DPI, **options: Any) -> F
     return figure
 
 
-def finish(figure: Figure, saveable: bool, name: str | os.PathLike[str]) -> Path | Figure:
-    """Save ``figure`` under ``name`` and return the path, or return the figure."""
-    return save(figure, name) if saveable else figure
+def figure_of(ax: Axes) -> Figure:
+    """The figure of axes that a caller has made, to draw in.
+
+    Raises:
+        TypeError: ``ax`` is something else.
+    """
+    figure = getattr(ax, "figure", None)
+    if figure is None or not hasattr(ax, "imshow"):
+        raise TypeError(f"ax must be a matplotlib Axes, as figure.add_subplot() makes them, got {ax!r:.80}")
+    return figure.figure if hasattr(figure, "figure") else figure  # of a subfigure the whole
+
+
+def finish(figure: Figure, saveable: bool, name: str | os.PathLike[str], ax: object = None) -> Path | Figure:
+    """Save ``figure`` under ``name`` and return the path; or return it, which is what drawing in given axes does."""
+    return save(figure, name) if saveable and ax is None else figure
+
+
+def text_width(word: str, size: float, dpi: float) -> float:
+    """Pixels that a word takes, whatever the figure's canvas is."""
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.font_manager import FontProperties
+
+    return RendererAgg(1, 1, dpi).get_text_width_height_descent(word, FontProperties(size=size), ismath=False)[0]
 
 
 def save(figure: Figure, name: str | os.PathLike[str]) -> Path:

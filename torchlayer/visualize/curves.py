@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._figure import BLACK, BLUE, GREEN, VERMILION, finish, new_figure
+from ._figure import BLACK, BLUE, GREEN, VERMILION, figure_of, finish, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +48,7 @@ def curves(
     saveable: bool = True,
     name: str | os.PathLike[str] = "curves",
     log: bool = False,
+    ax: Axes | Sequence[Axes] | None = None,
 ) -> Path | Figure:
     """Draw a training's history: one panel a quantity (losses, accuracies, …), one line a data set.
 
@@ -59,9 +60,10 @@ def curves(
             ``update``, ``episode``) is the horizontal axis, 1, 2, … without it; ``seconds`` is not drawn. None and NaN
             mean "not measured" and are passed over.
         log: losses on a logarithmic scale.
+        ax: draw here, and return this figure: axes for one panel, or a sequence of them, one a panel.
     Raises:
-        ValueError: no column to draw, columns of different lengths, two columns for one line, or ``log`` with a loss
-            that is not positive.
+        ValueError: no column to draw, columns of different lengths, two columns for one line, ``log`` with a loss that
+            is not positive, or another number of axes than of panels.
 
     >>> figure = curves({"train_loss": [2.3, 0.9, 0.4], "val_loss": [2.2, 1.0, 0.8], "val_acc": [0.2, 0.7, 0.8]},
     ...                 saveable=False)
@@ -69,6 +71,18 @@ def curves(
     ['Loss', 'Accuracy']
     """
     x_name, x, panels = _panels(history)
+    if ax is not None:
+        given = list(np.ravel(np.asarray(ax, dtype=object)))
+        if len(given) != len(panels):
+            raise ValueError(
+                f"history has {len(panels)} panels ({', '.join(panels)}), and ax is {len(given)} axes; give as many"
+            )
+        figures = [figure_of(axes) for axes in given]
+        for axes, (quantity, series) in zip(given, panels.items()):
+            if log and _direction(quantity) < 0:
+                _make_logarithmic(axes, series)
+            _draw(axes, x, series, x_name, SPELLED_OUT.get(quantity, quantity))
+        return figures[0]
     columns = len(panels) if len(panels) <= 3 else math.ceil(math.sqrt(len(panels)))
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(4.2 * columns, 3.2 * rows, layout="constrained")

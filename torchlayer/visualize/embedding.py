@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._figure import BLUE, as_array, finish, new_figure
+from ._figure import BLUE, as_array, figure_of, finish, new_figure, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +34,7 @@ def tsne_embedding(
     perplexity: float = 30,
     max_iter: int = 5000,
     random_state: int | np.random.RandomState | None = None,
+    ax: Axes | None = None,
 ) -> Path | Figure:
     """Draw the first ``plot_only`` rows of an embedding as a labelled map, near where they are near (t-SNE).
 
@@ -56,28 +57,71 @@ def tsne_embedding(
     >>> len(figure.axes[0].texts)
     8
     """
+    table, labels = _rows(embeddings, reverse_dictionary, plot_only, "t-SNE")
+    return finish(_map(_tsne(table, perplexity, max_iter, random_state), labels, ax), saveable, name, ax)
+
+
+def umap_embedding(
+    embeddings: Any,
+    reverse_dictionary: Mapping[int, str | bytes] | Sequence[Any],
+    plot_only: int = 500,
+    saveable: bool = False,
+    name: str | os.PathLike[str] = "umap",
+    *,
+    n_neighbors: int = 15,
+    min_dist: float = 0.1,
+    random_state: int | np.random.RandomState | None = None,
+    ax: Axes | None = None,
+) -> Path | Figure:
+    """Draw the same map as :func:`tsne_embedding` by UMAP, which keeps more of what is far apart.
+
+    Args:
+        reverse_dictionary, plot_only, random_state: as for :func:`tsne_embedding`.
+        n_neighbors: how many neighbours a point minds; lowered to what there are.
+        min_dist: how near two points may come.
+    Shape:
+        embeddings ``(V, D)``.
+    Raises:
+        ValueError: as :func:`tsne_embedding`, or fewer than four rows.
+        ImportError: umap-learn is not installed.
+    Reference:
+        McInnes, Healy and Melville 2018, arXiv:1802.03426.
+    """
+    table, labels = _rows(embeddings, reverse_dictionary, plot_only, "UMAP", least=4)
+    return finish(_map(_umap(table, n_neighbors, min_dist, random_state), labels, ax), saveable, name, ax)
+
+
+def _rows(
+    embeddings: Any, reverse_dictionary: Any, plot_only: int, method: str, least: int = 2
+) -> tuple[np.ndarray, list[str]]:
+    """The rows to draw and their words."""
     table = as_array(embeddings, "embeddings").astype(np.float64)
     if table.ndim != 2:
         raise ValueError(f"embeddings must be a matrix (V, D), got shape {table.shape}")
     n = min(len(table), plot_only)
-    if n < 2 or not np.ptp(table[:n], axis=0).any():
-        raise ValueError(f"t-SNE needs at least two different rows, got {n} rows with nothing between them")
-    labels = [_word(reverse_dictionary, i) for i in range(n)]
-    points = _tsne(table[:n], perplexity, max_iter, random_state)
+    if n < least or not np.ptp(table[:n], axis=0).any():
+        number = {2: "two", 4: "four"}[least]
+        raise ValueError(f"{method} needs at least {number} different rows, got {n} rows with nothing between them")
+    return table[:n], [_word(reverse_dictionary, i) for i in range(n)]
 
-    side = max(5.0, min(0.8 * math.sqrt(n), 18.0))  # inches; the original's 18 at its 500 words
-    figure = new_figure(side, side, dpi=100)
-    axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+
+def _map(points: np.ndarray, labels: list[str], ax: Axes | None) -> Figure:
+    if ax is None:
+        side = max(5.0, min(0.8 * math.sqrt(len(points)), 18.0))  # inches; the original's 18 at its 500 words
+        figure = new_figure(side, side, dpi=100)
+        axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+    else:
+        figure, axes = figure_of(ax), ax
     axes.scatter(points[:, 0], points[:, 1], s=9, color=BLUE, linewidths=0)
     axes.margins(0.05)
-    axes.set_axis_off()  # t-SNE's units mean nothing
+    axes.set_axis_off()  # the units mean nothing
     for point, label, (right, up) in zip(points, labels, _places(axes, points, labels)):
         axes.annotate(
             label, point, xytext=(RIGHT * right, UP * up), textcoords="offset points",
             ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up],
             fontsize=FONT_SIZE, parse_math=False,
         )  # fmt: skip
-    return finish(figure, saveable, name)
+    return figure
 
 
 def _word(reverse_dictionary: Any, row: int) -> str:
@@ -108,21 +152,32 @@ def _tsne(table: np.ndarray, perplexity: float, max_iter: int, random_state: Any
     return model.fit_transform(table)
 
 
+def _umap(table: np.ndarray, n_neighbors: int, min_dist: float, random_state: Any) -> np.ndarray:
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise ImportError("umap_embedding needs umap-learn, which is not installed; pip install umap-learn") from None
+    model = UMAP(
+        n_neighbors=min(n_neighbors, len(table) - 1),
+        min_dist=min_dist,
+        random_state=random_state,
+        init="spectral" if len(table) > 12 else "random",  # as many rows as its eigenvectors need
+        n_jobs=1 if random_state is not None else -1,  # what it would choose itself, with a warning
+    )
+    return np.asarray(model.fit_transform(table))
+
+
 def _places(axes: Axes, points: np.ndarray, labels: list[str]) -> list[tuple[int, int]]:
     """For each label in turn, the place around its point that covers the least of other points and labels."""
-    from matplotlib.font_manager import FontProperties
-
-    figure = axes.figure
-    renderer = figure.canvas.get_renderer()  # pyright: ignore
-    pixel = figure.dpi / 72
-    font = FontProperties(size=FONT_SIZE)
+    dpi = figure_of(axes).dpi
+    pixel = dpi / 72
     height = 1.1 * FONT_SIZE * pixel
     axes.autoscale_view()  # transData learns of new points only here
     centres = axes.transData.transform(points)
     boxes = np.concatenate([centres - 2 * pixel, centres + 2 * pixel], axis=1)  # (n, 4): left, bottom, right, top
     places = []
     for i, label in enumerate(labels):
-        width = renderer.get_text_width_height_descent(label, font, ismath=False)[0]
+        width = text_width(label, FONT_SIZE, dpi)
         others = np.delete(boxes, i, axis=0)
         candidates = [_box(centres[i], place, width, height, pixel) for place in PLACES]
         costs = [_overlap(box, others) for box in candidates]

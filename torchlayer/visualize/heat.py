@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._figure import DPI, as_array, finish, new_figure
+from ._figure import DPI, as_array, figure_of, finish, new_figure, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +27,7 @@ def confusion(
     *,
     saveable: bool = True,
     name: str | os.PathLike[str] = "confusion",
+    ax: Axes | None = None,
 ) -> Path | Figure:
     """Draw a confusion matrix: the numbers are counts, the colours shares of the row, the title is the accuracy.
 
@@ -56,7 +57,8 @@ def confusion(
     has_numbers = n_classes <= MAX_CLASSES_WITH_NUMBERS
     widest = max(0.8, 1.5 / n_classes)  # one class still makes a matrix as wide as its title
     cell = max(0.14, min(widest, max(0.42, 2.4 / n_classes), 10 / n_classes))
-    figure, axes = _heat_map(counts, cell, names, names, edge=0.32, right=0.15 if has_numbers else 1.0)
+    cell = cell if ax is None else _cell_of(ax, counts)
+    figure, axes = _heat_map(counts, cell, names, names, edge=0.32, right=0.15 if has_numbers else 1.0, ax=ax)
     image = _paint(axes, np.sqrt(shares), "Blues", 1)
     if has_numbers:
         texts = [[f"{n:.0f}" if n == int(n) else f"{n:.3g}" for n in row] for row in counts]
@@ -68,12 +70,12 @@ def confusion(
                 color="white" if shares[row, column] > 0.35 else "black",
             )  # fmt: skip
     else:
-        _bar(figure, axes, image)
+        _bar(figure, axes, image, own=ax is None)
     axes.set_xlabel("Predicted", fontsize=10)
     axes.set_ylabel("True", fontsize=10)
     if counts.sum() > 0:
         axes.set_title(f"Accuracy {100 * np.trace(counts) / counts.sum():.1f} %", fontsize=11)
-    return finish(figure, saveable, name)
+    return finish(figure, saveable, name, ax)
 
 
 def attention(
@@ -83,6 +85,7 @@ def attention(
     *,
     saveable: bool = True,
     name: str | os.PathLike[str] = "attention",
+    ax: Axes | None = None,
 ) -> Path | Figure:
     """Draw which source words each target word looked at: a row a target word, the darker the more.
 
@@ -104,9 +107,10 @@ def attention(
     rows, columns = table.shape
     left = _names(target, rows, "target", "rows")
     top = _names(source, columns, "source", "columns")
-    figure, axes = _heat_map(table, 0.26, left, top, edge=0.1, right=0.1, on_top=True)
+    cell = 0.26 if ax is None else _cell_of(ax, table)
+    figure, axes = _heat_map(table, cell, left, top, edge=0.1, right=0.1, on_top=True, ax=ax)
     _paint(axes, table, "Greys", table.max())
-    return finish(figure, saveable, name)
+    return finish(figure, saveable, name, ax)
 
 
 def _names(names: Sequence[Any] | None, n: int, what: str, of: str) -> list[str]:
@@ -118,17 +122,23 @@ def _names(names: Sequence[Any] | None, n: int, what: str, of: str) -> list[str]
 
 
 def _heat_map(
-    table: np.ndarray, cell: float, rows: list[str], columns: list[str], edge: float, right: float, on_top: bool = False
+    table: np.ndarray,
+    cell: float,
+    rows: list[str],
+    columns: list[str],
+    edge: float,
+    right: float,
+    on_top: bool = False,
+    ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Cells of ``cell`` inches, and around them the room for the names, plus ``edge`` and ``right`` inches."""
-    from matplotlib.font_manager import FontProperties
+    """Cells of ``cell`` inches, and around them the room for the names, plus ``edge`` and ``right`` inches.
 
-    figure = new_figure(1, 1)
-    renderer = figure.canvas.get_renderer()  # pyright: ignore
-    font = FontProperties(size=FONT_SIZE)
+    Given axes stay as large as they are.
+    """
+    figure = new_figure(1, 1) if ax is None else figure_of(ax)
 
     def inches(names: list[str]) -> np.ndarray:
-        return np.array([renderer.get_text_width_height_descent(word, font, ismath=False)[0] for word in names]) / DPI
+        return np.array([text_width(word, FONT_SIZE, DPI) for word in names]) / DPI
 
     n_rows, n_columns = table.shape
     every, angle = 1, 0
@@ -140,17 +150,20 @@ def _heat_map(
     every_row = 1 if rows else every
     rows = rows or [str(k) for k in range(n_rows)]
 
-    # Slanted names lean past the first column, or on top past the last.
-    slope = math.radians(angle)
-    away = np.arange(n_columns) * cell
-    lean = (inches(columns) * math.cos(slope) - (away[::-1] if on_top else away)).max() if angle else 0.0
-    across = inches(columns).max() * math.sin(slope) + FONT_SIZE / 72 + 0.1
-    left = edge + max(inches(rows).max() + 0.1, 0.0 if on_top else lean)
-    right = right + (max(lean, 0.0) if on_top else 0.0)
-    bottom, top = (edge, edge + across) if on_top else (edge + across, edge)
-    width, height = left + n_columns * cell + right, bottom + n_rows * cell + top
-    figure.set_size_inches(width, height)
-    axes = figure.add_axes((left / width, bottom / height, n_columns * cell / width, n_rows * cell / height))
+    if ax is None:
+        # Slanted names lean past the first column, or on top past the last.
+        slope = math.radians(angle)
+        away = np.arange(n_columns) * cell
+        lean = (inches(columns) * math.cos(slope) - (away[::-1] if on_top else away)).max() if angle else 0.0
+        across = inches(columns).max() * math.sin(slope) + FONT_SIZE / 72 + 0.1
+        left = edge + max(inches(rows).max() + 0.1, 0.0 if on_top else lean)
+        right = right + (max(lean, 0.0) if on_top else 0.0)
+        bottom, top = (edge, edge + across) if on_top else (edge + across, edge)
+        width, height = left + n_columns * cell + right, bottom + n_rows * cell + top
+        figure.set_size_inches(width, height)
+        axes = figure.add_axes((left / width, bottom / height, n_columns * cell / width, n_rows * cell / height))
+    else:
+        axes = ax
     axes.set(xlim=(-0.5, n_columns - 0.5), ylim=(n_rows - 0.5, -0.5))
     if on_top:
         axes.xaxis.tick_top()
@@ -168,15 +181,26 @@ def _heat_map(
     return figure, axes
 
 
+def _cell_of(ax: Axes, table: np.ndarray) -> float:
+    """Inches of a cell's shorter side, where the table fills given axes."""
+    width, height = figure_of(ax).get_size_inches()
+    box = ax.get_position()
+    return float(min(box.width * width / table.shape[1], box.height * height / table.shape[0]))
+
+
 def _paint(axes: Axes, table: np.ndarray, cmap: str, top: float) -> AxesImage:
     return axes.imshow(table, cmap=cmap, vmin=0, vmax=top, interpolation="none", aspect="auto", origin="upper")
 
 
-def _bar(figure: Figure, axes: Axes, image: AxesImage) -> None:
-    """A key to the colours in the right margin."""
-    box, inch = axes.get_position(), 1 / figure.get_figwidth()
-    bar_axes = figure.add_axes((box.x1 + 0.15 * inch, box.y0, 0.15 * inch, box.height))
-    bar = figure.colorbar(image, cax=bar_axes)
+def _bar(figure: Figure, axes: Axes, image: AxesImage, own: bool) -> None:
+    """A key to the colours in the right margin, or where axes that are not our ``own`` give way to it."""
+    if own:
+        box, inch = axes.get_position(), 1 / figure.get_figwidth()
+        bar_axes = figure.add_axes((box.x1 + 0.15 * inch, box.y0, 0.15 * inch, box.height))
+        bar = figure.colorbar(image, cax=bar_axes)
+    else:
+        bar = figure.colorbar(image, ax=axes)
+        bar_axes = bar.ax
     levels = np.array([0, 0.01, 0.1, 0.25, 0.5, 1])
     bar.set_ticks(np.sqrt(levels).tolist(), labels=[f"{100 * level:g} %" for level in levels])
     bar_axes.set_ylabel("Share of the true class", fontsize=FONT_SIZE)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._figure import DPI, FORMATS, as_array, finish, new_figure
+from ._figure import DPI, FORMATS, as_array, figure_of, finish, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SIDE = 1000  # pixels, about, of a sheet's longer side: small tiles are enlarged by a whole factor
@@ -30,6 +31,7 @@ def W(
     *,
     n_columns: int | None = None,
     cmap: str = "gray",
+    ax: Axes | None = None,
 ) -> Path | Figure:
     """Draw the columns of a weight matrix as images: what each hidden unit looks for.
 
@@ -65,7 +67,7 @@ def W(
     # A few units tuned to single pixels reach 1 and would leave the others pale: nine tenths of the units set it.
     limit = float(np.percentile(peaks[norm > 0], 90)) if (norm > 0).any() else 1.0
     columns = math.ceil(n_units / math.isqrt(n_units)) if n_columns is None else n_columns
-    return finish(_sheet(tiles, columns, cmap=cmap, vmin=-limit, vmax=limit), saveable, name)
+    return finish(_sheet(tiles, columns, ax=ax, cmap=cmap, vmin=-limit, vmax=limit), saveable, name, ax)
 
 
 def CNN2d(
@@ -77,6 +79,7 @@ def CNN2d(
     *,
     channels_first: bool = False,
     n_columns: int | None = None,
+    ax: Axes | None = None,
 ) -> Path | Figure:
     """Draw the kernels of a convolution on one or three channels, each stretched from its least to its greatest weight.
 
@@ -108,7 +111,8 @@ def CNN2d(
     low = kernels.min(axis=(1, 2, 3), keepdims=True)
     span = kernels.max(axis=(1, 2, 3), keepdims=True) - low
     tiles = np.where(span > 0, (kernels - low) / np.where(span > 0, span, 1), 0.5)
-    return finish(_sheet(tiles, math.isqrt(len(tiles)) if n_columns is None else n_columns), saveable, name)
+    columns = math.isqrt(len(tiles)) if n_columns is None else n_columns
+    return finish(_sheet(tiles, columns, ax=ax), saveable, name, ax)
 
 
 def images2d(
@@ -121,6 +125,7 @@ def images2d(
     *,
     channels_first: bool = False,
     n_columns: int | None = None,
+    ax: Axes | None = None,
 ) -> Path | Figure:
     """Draw a batch of images side by side.
 
@@ -155,7 +160,8 @@ def images2d(
             f"if the layout is the other one, {other}"
         )
     tiles = _unit(_cast(batch, dtype))
-    return finish(_sheet(tiles, math.isqrt(len(tiles)) if n_columns is None else n_columns), saveable, name)
+    columns = math.isqrt(len(tiles)) if n_columns is None else n_columns
+    return finish(_sheet(tiles, columns, ax=ax), saveable, name, ax)
 
 
 def frame(
@@ -167,6 +173,7 @@ def frame(
     fig_idx: int = 12836,
     *,
     channels_first: bool = False,
+    ax: Axes | None = None,
 ) -> Path | Figure:
     """Draw one image under its name: a picture, or with ``cmap`` a map.
 
@@ -192,10 +199,10 @@ def frame(
         )
     tile = image[None] if image.ndim == 3 else image[None, :, :, None]
     if cmap is None or tile.shape[3] > 1:
-        figure = _sheet(_unit(tile), 1, title=_title(name))
+        figure = _sheet(_unit(tile), 1, title=_title(name), ax=ax)
     else:
-        figure = _sheet(tile[..., 0], 1, title=_title(name), cmap=cmap)
-    return finish(figure, saveable, name)
+        figure = _sheet(tile[..., 0], 1, title=_title(name), ax=ax, cmap=cmap)
+    return finish(figure, saveable, name, ax)
 
 
 def _cast(values: np.ndarray, dtype: Any) -> np.ndarray:
@@ -224,8 +231,8 @@ def _title(name: str | os.PathLike[str]) -> str:
     return Path(name).stem if Path(name).suffix.lower() in FORMATS else Path(name).name
 
 
-def _sheet(tiles: np.ndarray, columns: int, title: str = "", **colours: Any) -> Figure:
-    """Tiles row by row as one image, whose pixels are the file's.
+def _sheet(tiles: np.ndarray, columns: int, title: str = "", ax: Axes | None = None, **colours: Any) -> Figure:
+    """Tiles row by row as one image, whose pixels are the file's; or as an image in given axes.
 
     Shape:
         tiles ``(n, h, w, c)`` of values in 0..1, or with a colour map ``(n, h, w)`` of any values.
@@ -255,6 +262,12 @@ def _sheet(tiles: np.ndarray, columns: int, title: str = "", **colours: Any) -> 
             sheet[top - line : top + height + line, left - line : left + width + line] = OUTLINE
         sheet[top : top + height, left : left + width] = tile
 
+    if ax is not None:
+        figure = figure_of(ax)
+        ax.axis("off")
+        ax.imshow(sheet, origin="upper", aspect="equal", interpolation="none", **colours)
+        ax.set_title(title, parse_math=False)
+        return figure
     header = 80 if title else 0  # pixels
     figure = new_figure(sheet.shape[1] / DPI, (sheet.shape[0] + header) / DPI)
     axes = figure.add_axes((0, 0, 1, sheet.shape[0] / (sheet.shape[0] + header)))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .kernels import _rows, row_adagrad, row_adam, row_rowwise_adagrad, row_sgd
+from ..kernels import _rows, row_adagrad, row_adam, row_rowwise_adagrad, row_sgd
 
 
 class RowOptimizer(Optimizer):
