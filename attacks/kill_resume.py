@@ -52,6 +52,7 @@ EXAMPLES = {
     "ptb_small": Example("tutorial_ptb_lstm.py", ("--model", "small", "--batch-size", "5"), 4),
     "ptb_medium": Example("tutorial_ptb_lstm.py", ("--model", "medium", "--batch-size", "5"), 3),
     "ptb_tied": Example("tutorial_ptb_lstm.py", ("--model", "tied", "--batch-size", "5"), 3),
+    "cartpole": Example("tutorial_cartpole.py", (), 1),
     "multiplexer": Example("tutorial_mnist_multiplexer.py", (), 6),
     "keras": Example("tutorial_keras.py", (), 6),
     "dynamic_rnn": Example("tutorial_dynamic_rnn.py", (), 9),
