@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -38,7 +37,7 @@ class CartPoles:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name in ("state", "steps", "prev_done"):
-            setattr(self.poles, name, np.array(state_dict[name]))
+            setattr(self.poles, name, state_dict[name].numpy().copy())
         self.poles.np_random.bit_generator.state = state_dict["draws"]
 
 
