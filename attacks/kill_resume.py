@@ -58,6 +58,8 @@ EXAMPLES = {
     "cifar10_fast": Example("tutorial_cifar10_tfrecord.py", ("--batch-size", "64", "--model", "fast"), 4),
     "text_original": Example("tutorial_generate_text.py", (), 4),
     "text_long": Example("tutorial_generate_text.py", ("--model", "long", "--batch-size", "2"), 5),
+    "translate_numbers": Example("tutorial_translate.py", ("--batch-size", "500")),
+    "translate_tensorlayer": Example("tutorial_translate.py", ("--model", "tensorlayer"), 1),
     "multiplexer": Example("tutorial_mnist_multiplexer.py", (), 6),
     "keras": Example("tutorial_keras.py", (), 6),
     "dynamic_rnn": Example("tutorial_dynamic_rnn.py", (), 9),

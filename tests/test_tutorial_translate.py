@@ -120,7 +120,7 @@ def test_the_vocabulary_of_another_model_is_refused(flag, script, trained, tmp_p
 def test_decoding_needs_a_model(script, trained):
     done = run(script, "--smoke", "--model", "multi30k", "--out", trained[0], "--decode", stdin="two\n")
     assert done.status == 1
-    assert "multi30k.ckpt; train first, without --decode and --resume" in done.said
+    assert "multi30k.ckpt; train first, without --decode" in done.said
 
 
 def test_the_originals_regime_prints_its_lines(script, tmp_path):
