@@ -60,6 +60,8 @@ EXAMPLES = {
     "text_long": Example("tutorial_generate_text.py", ("--model", "long", "--batch-size", "2"), 5),
     "translate_numbers": Example("tutorial_translate.py", ("--batch-size", "500")),
     "translate_tensorlayer": Example("tutorial_translate.py", ("--model", "tensorlayer"), 1),
+    "catch_fast": Example("tutorial_atari_pong.py", ("--model", "fast"), 1),
+    "catch_tensorlayer": Example("tutorial_atari_pong.py", ("--model", "tensorlayer", "--batch-size", "2"), 1),
     "multiplexer": Example("tutorial_mnist_multiplexer.py", (), 6),
     "keras": Example("tutorial_keras.py", (), 6),
     "dynamic_rnn": Example("tutorial_dynamic_rnn.py", (), 9),
@@ -183,7 +185,7 @@ def equal(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
+    return a == b or (isinstance(a, float) and a != a and b != b)  # NaN
 
 
 def main() -> int:
