@@ -62,6 +62,7 @@ EXAMPLES = {
     "translate_tensorlayer": Example("tutorial_translate.py", ("--model", "tensorlayer"), 1),
     "catch_fast": Example("tutorial_atari_pong.py", ("--model", "fast"), 1),
     "catch_tensorlayer": Example("tutorial_atari_pong.py", ("--model", "tensorlayer", "--batch-size", "2"), 1),
+    "distributed": Example("tutorial_distributed.py", (), 1),
     "multiplexer": Example("tutorial_mnist_multiplexer.py", (), 6),
     "keras": Example("tutorial_keras.py", (), 6),
     "dynamic_rnn": Example("tutorial_dynamic_rnn.py", (), 9),
@@ -145,7 +146,9 @@ def _stamps(out: Path) -> dict[str, int]:
 def _where(out: Path) -> str:
     newest = max(out.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     position = checkpoint.load(newest)["position"]
-    if "user" in position and position["user"] is not None:
+    if "user" not in position:  # of tl.distributed.save
+        return f"{newest.stem} at {position}"
+    if position["user"] is not None:
         return f"{newest.stem} at {position['user']}"
     return f"{newest.stem} epoch {position['epoch'] + 1} step {position['n_done']}"
 
