@@ -237,7 +237,7 @@ def test_a_run_in_two_pieces_is_the_run_in_one(model, run):
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(run, tmp_path):
-    flags = (*SMOKE, "--n-steps", 150, "--games", 0)
+    flags = (*SMOKE, "--n-steps", 100, "--games", 0)
     checkpoint = tmp_path / "killed" / "catch_fast.ckpt"
     command = [sys.executable, str(SCRIPT), *map(str, flags), "--epochs", "4", "--out", "killed"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as running:
