@@ -331,7 +331,7 @@ class Run:
         first = next(p for key, p in self.net.named_parameters() if key.endswith(".W"))
         tl.visualize.CNN2d(first, channels_first=True, name=out / f"{self.name}_filters.png")
         tl.files.save_npz(self.net, name=out / f"{self.name}.npz")
-        result = {"test_acc": history["test_acc"][-1], "epochs": history["epoch"][-1]}
+        result: dict[str, float] = {"test_acc": history["test_acc"][-1], "epochs": history["epoch"][-1]}
         if history["val_acc"][-1] is not None:
             result["val_acc"] = history["val_acc"][-1]
         return {**result, "seconds_per_epoch": float(np.median(history["seconds"]))}
@@ -344,7 +344,7 @@ def load(args: argparse.Namespace) -> tuple[np.ndarray, ...]:
     """``X_train, y_train, X_test, y_test``, images uint8 ``(N, 32, 32, 3)``."""
     if args.smoke:  # scikit-learn's digits, enlarged and in colour, so that every line below runs
         X, y, _, _, X_test, y_test = tl.files.load_digits_dataset(shape=(-1, 8, 8, 1))
-        colour = np.float32([255, 200, 100])
+        colour = np.array([255, 200, 100], np.float32)
         enlarged = [(x.repeat(4, 1).repeat(4, 2) * colour).astype(np.uint8) for x in (X[:384], X_test[:100])]
         return enlarged[0], y[:384], enlarged[1], y_test[:100]
     folder = Path(args.data or Path(os.environ.get("TORCHLAYER_DATA", "."), "cifar10"))
