@@ -52,6 +52,20 @@ EXAMPLES = {
     "ptb_small": Example("tutorial_ptb_lstm.py", ("--model", "small", "--batch-size", "5"), 4),
     "ptb_medium": Example("tutorial_ptb_lstm.py", ("--model", "medium", "--batch-size", "5"), 3),
     "ptb_tied": Example("tutorial_ptb_lstm.py", ("--model", "tied", "--batch-size", "5"), 3),
+    "cartpole": Example("tutorial_cartpole.py", (), 1),
+    "cifar10_tutorial": Example("tutorial_cifar10_tfrecord.py", ("--batch-size", "8"), 1),
+    "cifar10_batch_norm": Example("tutorial_cifar10_tfrecord.py", ("--batch-size", "8", "--model", "batch_norm"), 1),
+    "cifar10_fast": Example("tutorial_cifar10_tfrecord.py", ("--batch-size", "64", "--model", "fast"), 4),
+    "text_original": Example("tutorial_generate_text.py", (), 4),
+    "text_long": Example("tutorial_generate_text.py", ("--model", "long", "--batch-size", "2"), 5),
+    "translate_numbers": Example("tutorial_translate.py", ("--batch-size", "500")),
+    "translate_tensorlayer": Example("tutorial_translate.py", ("--model", "tensorlayer"), 1),
+    "catch_fast": Example("tutorial_atari_pong.py", ("--model", "fast"), 1),
+    "catch_tensorlayer": Example("tutorial_atari_pong.py", ("--model", "tensorlayer", "--batch-size", "2"), 1),
+    "distributed": Example("tutorial_distributed.py", (), 1),
+    "multiplexer": Example("tutorial_mnist_multiplexer.py", (), 6),
+    "keras": Example("tutorial_keras.py", (), 6),
+    "dynamic_rnn": Example("tutorial_dynamic_rnn.py", (), 9),
 }
 
 
@@ -132,7 +146,9 @@ def _stamps(out: Path) -> dict[str, int]:
 def _where(out: Path) -> str:
     newest = max(out.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     position = checkpoint.load(newest)["position"]
-    if "user" in position and position["user"] is not None:
+    if "user" not in position:  # of tl.distributed.save
+        return f"{newest.stem} at {position}"
+    if position["user"] is not None:
         return f"{newest.stem} at {position['user']}"
     return f"{newest.stem} epoch {position['epoch'] + 1} step {position['n_done']}"
 
@@ -172,7 +188,7 @@ def equal(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
+    return a == b or (isinstance(a, float) and a != a and b != b)  # NaN
 
 
 def main() -> int:

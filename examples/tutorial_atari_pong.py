@@ -26,7 +26,6 @@ from tqdm import tqdm
 import torchlayer as tl
 from torchlayer.files.atomic import atomic_write
 from torchlayer.rein import Catch, Episodes, FrameStack, Rollout, RunningNorm, Steps
-from torchlayer.utils.interrupt import deferred_signals
 
 GAMMA = 0.99
 Policy = Callable[[Tensor], tuple[Tensor, Tensor]]  # observations -> logits (n, 3), values (n,)
@@ -263,19 +262,14 @@ class Score:
 def train(model: Fast | Page, args: argparse.Namespace, path: Path) -> Score:
     """Until the updates, the minutes or your patience are over; each of these ends leaves a checkpoint."""
     score = Score()
-
-    def save() -> None:
-        tl.checkpoint.save(path, generators=model.generators, extra=vars(score), **model.parts)
-
-    if args.resume and path.exists():
-        state = tl.checkpoint.load(path)
-        tl.checkpoint.restore(state, generators=model.generators, **model.parts)
-        vars(score).update(state["extra"])
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds, "extra": vars(score)}
+    run = tl.Resumable(path, generators=model.generators, **model.parts, **saved)
+    if score.n_updates:
         print(f"going on after {score.n_updates} updates, {score.n_steps:,} steps")
-    started = saved = told = time.perf_counter()
+    started = told = time.perf_counter()
     bar = tqdm(unit=" frames", unit_scale=True, disable=None, initial=score.n_steps * args.frame_skip)
-    with deferred_signals() as signals, bar:
-        while score.n_updates < args.epochs and not signals:
+    with run, bar:
+        while score.n_updates < args.epochs:
             begun, before = time.perf_counter(), score.n_steps
             steps, more = model.advance()
             now = time.perf_counter()
@@ -290,16 +284,12 @@ def train(model: Fast | Page, args: argparse.Namespace, path: Path) -> Score:
                 speed = f"{n_frames / (now - begun):,.0f} frames/s{more}"
                 tqdm.write(f"{played} of the last {len(score.last)} {score.mean:.2f}, {speed}")
                 told = now
-            if now - saved > args.checkpoint_seconds:
-                save()
-                saved = now
             if now - started > 60 * args.minutes:
                 break
-    save()
+            run.tick(score.n_updates)
+        run.save(score.n_updates)
     if not all(map(math.isnan, score.history["points_won"])):
         tl.visualize.curves(score.history, name=path.with_name(f"{path.stem}_curve.png"))
-    if signals:
-        raise SystemExit(f"stopped after {score.n_updates} updates; --resume goes on from {path}")
     return score
 
 
@@ -370,7 +360,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", help="as in the other tutorials; games need none")
     parser.add_argument("--out", type=Path, default=Path("out/pong"))
-    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the least time between two checkpoints")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--timeout", type=float, default=60, help="seconds until a silent emulator is given up")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--render", action="store_true", help="save a game as a GIF")

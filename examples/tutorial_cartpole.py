@@ -8,6 +8,7 @@ Run         python examples/tutorial_cartpole.py [--seed 1] [--resume]
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +18,27 @@ import torchlayer as tl
 from torchlayer.rein import Rollout, RunningNorm
 
 
-def cart_poles(n: int):
-    """``n`` of them, computed as arrays."""
-    try:
-        import gymnasium
-    except ImportError:
-        raise SystemExit("CartPole is Gymnasium's: pip install gymnasium") from None
-    return gymnasium.make_vec("CartPole-v1", n, vectorization_mode="vector_entry_point")
+class CartPoles:
+    """``n`` of them, computed as arrays; they can say how they stand, so that a resumed run goes on with them."""
+
+    def __init__(self, n: int):
+        try:
+            import gymnasium
+        except ImportError:
+            raise SystemExit("CartPole is Gymnasium's: pip install gymnasium") from None
+        made: Any = gymnasium.make_vec("CartPole-v1", n, vectorization_mode="vector_entry_point")
+        self.poles, self.num_envs, self.metadata = made.unwrapped, n, made.metadata
+        self.reset, self.step, self.close = made.reset, made.step, made.close
+
+    def state_dict(self) -> dict[str, Any]:
+        poles = self.poles
+        arrays = {name: torch.tensor(getattr(poles, name)) for name in ("state", "steps", "prev_done")}
+        return {**arrays, "draws": poles.np_random.bit_generator.state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name in ("state", "steps", "prev_done"):
+            setattr(self.poles, name, state_dict[name].numpy().copy())
+        self.poles.np_random.bit_generator.state = state_dict["draws"]
 
 
 def build(norm: RunningNorm) -> tl.Network:
@@ -59,6 +74,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="the poles are on the CPU, and the networks small")
     parser.add_argument("--data", help="as in the other tutorials; poles need none")
     parser.add_argument("--out", type=Path, default=Path("out/cartpole"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="two short rollouts: does it run?")
     args = parser.parse_args()
@@ -79,38 +95,38 @@ def main() -> None:
         actions = tl.nlp.sample_logits(logits, rng=generator)
         return {"actions": actions, "log_probs": log_prob(logits, actions), "values": values.squeeze(-1)}
 
-    rollout = Rollout(cart_poles(n_envs), act, n_steps, device=args.device, seed=args.seed)
+    rollout = Rollout(CartPoles(n_envs), act, n_steps, device=args.device, seed=args.seed)
     norm.update(rollout.collect().observations)
     history: dict[str, list[float]] = {"step": [], "mean_return": []}
-    checkpoint, begin = args.out / "run.ckpt", 0
-    parts = {"model": net, "optimizer": optimizer, "generators": {"draws": generator}}
-    if args.resume and checkpoint.exists():
-        state = tl.checkpoint.load(checkpoint)
-        begin, history = tl.checkpoint.restore(state, **parts), state["extra"]
+    parts: Any = {"model": net, "optimizer": optimizer, "rollout": rollout, "generators": {"draws": generator}}
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds, "extra": history}
+    run = tl.Resumable(args.out / "run.ckpt", **parts, **saved)
 
-    for epoch in tqdm(range(begin, n_epoch), "rollouts", initial=begin, total=n_epoch, disable=None):
-        optimizer.param_groups[0]["lr"] = args.lr * (1 - epoch / n_epoch)
-        steps = rollout.collect()
-        values, ends = steps.extras["values"], (steps.terminated, steps.truncated)
-        assert steps.next_values is not None
-        gains, returns = tl.rein.generalized_advantages(steps.rewards, values, steps.next_values, *ends)
-        gains = (gains - gains[steps.valid].mean()) / gains[steps.valid].std()
-        columns = (steps.observations, steps.actions, steps.extras["log_probs"], gains, returns, steps.valid)
-        columns = [column.flatten(0, 1) for column in columns]
-        for _ in range(10):
-            order = torch.randperm(len(columns[0]), generator=generator, device=args.device)
-            batch_size = min(args.batch_size, len(order))
-            step.sweep(*(column[order] for column in columns), batch_size=batch_size)
-        norm.update(steps.observations, steps.valid)
-        ended = steps.episode_returns[~steps.episode_returns.isnan()]
-        history["step"].append((epoch + 1) * n_envs * n_steps)
-        history["mean_return"].append(ended.mean().item())
-        if epoch % 10 == 9 or epoch + 1 == n_epoch:
-            tqdm.write(f"{history['step'][-1]:,} steps, mean return of {len(ended)} episodes {ended.mean().item():.1f}")
-            tl.checkpoint.save(checkpoint, position=epoch + 1, extra=history, **parts)
+    with run:
+        for epoch in tqdm(run.epochs(n_epoch), "rollouts", initial=run.epoch, total=n_epoch, disable=None):
+            optimizer.param_groups[0]["lr"] = args.lr * (1 - (epoch - 1) / n_epoch)
+            steps = rollout.collect()
+            values, ends = steps.extras["values"], (steps.terminated, steps.truncated)
+            assert steps.next_values is not None
+            gains, returns = tl.rein.generalized_advantages(steps.rewards, values, steps.next_values, *ends)
+            gains = (gains - gains[steps.valid].mean()) / gains[steps.valid].std()
+            columns = (steps.observations, steps.actions, steps.extras["log_probs"], gains, returns, steps.valid)
+            columns = [column.flatten(0, 1) for column in columns]
+            for _ in range(10):
+                order = torch.randperm(len(columns[0]), generator=generator, device=args.device)
+                batch_size = min(args.batch_size, len(order))
+                step.sweep(*(column[order] for column in columns), batch_size=batch_size)
+            norm.update(steps.observations, steps.valid)
+            ended = steps.episode_returns[~steps.episode_returns.isnan()]
+            history["step"].append(epoch * n_envs * n_steps)
+            history["mean_return"].append(ended.mean().item())
+            if epoch % 10 == 0 or epoch == n_epoch:
+                tqdm.write(
+                    f"{history['step'][-1]:,} steps, mean return of {len(ended)} episodes {ended.mean().item():.1f}"
+                )
     rollout.close()
 
-    games = Rollout(cart_poles(n_games), act, n_steps=100, device=args.device, seed=args.seed + 1000)
+    games = Rollout(CartPoles(n_games), act, n_steps=100, device=args.device, seed=args.seed + 1000)
     returns = torch.stack([rewards.sum() for rewards in tl.rein.first_episodes(games)])
     games.close()
     tl.visualize.curves(history, name=args.out / "learning_curve.png")

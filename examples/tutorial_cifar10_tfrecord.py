@@ -109,12 +109,10 @@ def train_original(name: str, data: Data, args: argparse.Namespace) -> dict[str,
     print(f"   learning_rate: {args.lr:f}\n   batch_size: {args.batch_size}\n   n_step_epoch: {n_steps}")
     for epoch in run.epochs():
         order = torch.randperm(len(data.X_train), device=args.device)[: n_steps * args.batch_size]
-        losses = [
-            step.sweep(data.X_train[rows], data.y_train[rows], batch_size=args.batch_size)
-            for rows in order.split(BLOCK * args.batch_size)
-        ]
+        for rows in run.steps(order.split(BLOCK * args.batch_size)):
+            run.add(step.sweep(data.X_train[rows], data.y_train[rows], batch_size=args.batch_size).sum())
         first = (epoch - 1) * n_steps
-        run.measure(epoch, torch.cat(losses).mean(), f"Step {first}-{first + n_steps} of {args.epochs * n_steps}")
+        run.measure(epoch, n_steps, f"Step {first}-{first + n_steps} of {args.epochs * n_steps}")
     return run.finish()
 
 
@@ -232,17 +230,17 @@ def train_fast(name: str, data: Data, args: argparse.Namespace) -> dict[str, flo
     for epoch in run.epochs():
         x = tl.prepro.crop(base, 32, 32, is_random=True)
         x = x.flip(2) if epoch % 2 == 0 else x
-        order, losses = torch.randperm(len(x), device=args.device), []
-        for i in range(n_steps):
+        order = torch.randperm(len(x), device=args.device)
+        for i in run.steps(range(n_steps)):
             n_done = (epoch - 1) * n_steps + i
             for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * triangle(n_done / (args.epochs * n_steps))
             if n_done >= 3 * n_steps:
                 optimizer.param_groups[0]["lr"] = 0.0
             rows = order[i * args.batch_size : (i + 1) * args.batch_size]
-            losses.append(step(x[rows], data.y_train[rows]))
+            run.add(step(x[rows], data.y_train[rows]))
             lookahead.after(n_done + 1)
-        run.measure(epoch, torch.stack(losses).mean(), f"Step {n_done + 1 - n_steps}-{n_done + 1}")
+        run.measure(epoch, n_steps, f"Step {n_done + 1 - n_steps}-{n_done + 1}")
     return {**run.finish(), "setup_seconds": setup}
 
 
@@ -277,28 +275,40 @@ class Run:
 
     def __init__(self, name: str, net: tl.Network, data: Data, args: argparse.Namespace, parts: dict, predict=None):
         self.name, self.net, self.data, self.args = name, net, data, args
-        self.parts, self.predict = {"model": net, **parts}, predict or (lambda net, x: net(x))
+        self.predict = predict or (lambda net, x: net(x))
         self.history: dict[str, list] = {
             key: [] for key in ("epoch", "seconds", "train_loss", "val_acc", "test_loss", "test_acc")
         }
-        self.checkpoint = args.out / f"{name}.ckpt"
+        self.total = torch.zeros((), dtype=torch.float64, device=args.device)  # of the epoch's losses
+        saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds, "extra": self.history}
+        self.run = tl.Resumable(args.out / f"{name}.ckpt", model=net, **parts, losses=self, **saved)
+        self.steps = self.run.steps
 
     def epochs(self):
         """The numbers of the epochs that are left, from 1, each with its clock started."""
-        args, start, begun = self.args, 0, time.perf_counter()
-        if args.resume and self.checkpoint.exists():
-            state = tl.checkpoint.load(self.checkpoint)
-            start, self.history = tl.checkpoint.restore(state, **self.parts), state["extra"]
-        for epoch in tqdm(range(start + 1, args.epochs + 1), desc=self.name, unit="epoch", disable=None):
-            self.net.train()
-            self.started = time.perf_counter()
-            self.last = args.minutes is not None and self.started - begun > 60 * args.minutes
-            yield epoch
-            if self.last:
-                return
+        args, begun, numbers = self.args, time.perf_counter(), self.run.epochs(self.args.epochs)
+        with self.run:
+            for epoch in tqdm(numbers, self.name, initial=self.run.epoch, total=args.epochs, disable=None):
+                self.net.train()
+                self.total.zero_()
+                self.started = time.perf_counter()
+                self.last = args.minutes is not None and self.started - begun > 60 * args.minutes
+                if self.last:
+                    self.run.stop()
+                yield epoch
 
-    def measure(self, epoch: int, train_loss: Tensor, what: str) -> None:
-        loss = train_loss.item()  # waits for the last step, so that the clock is honest
+    def add(self, losses: Tensor) -> None:
+        """Of one step, or the sum over several."""
+        self.total += losses.detach()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"total": self.total}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        self.total.copy_(state_dict["total"])
+
+    def measure(self, epoch: int, n_steps: int, what: str) -> None:
+        loss = self.total.item() / n_steps  # waits for the last step, so that the clock is honest
         seconds = time.perf_counter() - self.started
         if epoch % self.args.measure_every and epoch != self.args.epochs and not self.last:
             return
@@ -311,7 +321,6 @@ class Run:
         if val_acc is not None:
             tqdm.write(f"   val acc: {val_acc:f}")
         tqdm.write(f"   test loss: {test_loss:f}\n   test acc: {test_acc:f}")
-        tl.checkpoint.save(self.checkpoint, position=epoch, extra=self.history, **self.parts)
 
     @torch.no_grad()
     def evaluate(self, X: Tensor, y: Tensor) -> tuple[float, float, Tensor]:
@@ -331,7 +340,7 @@ class Run:
         first = next(p for key, p in self.net.named_parameters() if key.endswith(".W"))
         tl.visualize.CNN2d(first, channels_first=True, name=out / f"{self.name}_filters.png")
         tl.files.save_npz(self.net, name=out / f"{self.name}.npz")
-        result = {"test_acc": history["test_acc"][-1], "epochs": history["epoch"][-1]}
+        result: dict[str, float] = {"test_acc": history["test_acc"][-1], "epochs": history["epoch"][-1]}
         if history["val_acc"][-1] is not None:
             result["val_acc"] = history["val_acc"][-1]
         return {**result, "seconds_per_epoch": float(np.median(history["seconds"]))}
@@ -344,7 +353,7 @@ def load(args: argparse.Namespace) -> tuple[np.ndarray, ...]:
     """``X_train, y_train, X_test, y_test``, images uint8 ``(N, 32, 32, 3)``."""
     if args.smoke:  # scikit-learn's digits, enlarged and in colour, so that every line below runs
         X, y, _, _, X_test, y_test = tl.files.load_digits_dataset(shape=(-1, 8, 8, 1))
-        colour = np.float32([255, 200, 100])
+        colour = np.array([255, 200, 100], np.float32)
         enlarged = [(x.repeat(4, 1).repeat(4, 2) * colour).astype(np.uint8) for x in (X[:384], X_test[:100])]
         return enlarged[0], y[:384], enlarged[1], y_test[:100]
     folder = Path(args.data or Path(os.environ.get("TORCHLAYER_DATA", "."), "cifar10"))
@@ -418,6 +427,7 @@ def main() -> None:
         "--data", help="a folder with CIFAR-10's binary files (default: $TORCHLAYER_DATA, or a download)"
     )
     parser.add_argument("--out", type=Path, default=Path("out/cifar10"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="two epochs of small, bundled digits: does it run?")
     args = parser.parse_args()

@@ -12,10 +12,12 @@ Run         torchrun --nproc-per-node 2 examples/tutorial_distributed.py --trunk
 
 import argparse
 import math
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
 from tqdm import tqdm
@@ -23,6 +25,7 @@ from tqdm import tqdm
 import torchlayer as tl
 
 N_BEFORE = 4  # words that the next one is guessed from
+LOOK = 10  # steps after which the processes agree on whether it is time to save
 
 
 def build_trunk(n_words, size):
@@ -63,6 +66,14 @@ def batches(ids, batch_size, order=None):
             yield ids[chosen[:, None] + torch.arange(-N_BEFORE, 0)], ids[chosen]
 
 
+def agreed(value, here):
+    """What the first process thinks: clocks differ, and all have to save together."""
+    decided = torch.tensor(value, device=here.device)
+    if here.count > 1:
+        dist.broadcast(decided, 0)
+    return bool(decided)
+
+
 def mean_loss(model, loss, ids, args, here):
     """The exact loss over all classes; every process has all of the rows."""
     model.eval()
@@ -89,6 +100,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--data", help="a folder to keep the docstrings' words in (default: the user's cache)")
     parser.add_argument("--out", type=Path, default=Path("out/distributed"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out, of any number")
     parser.add_argument("--smoke", action="store_true", help="two epochs of a made-up language: does it run?")
     args = parser.parse_args()
@@ -109,30 +121,42 @@ def run(args, here):
     model = parallel(net, args.trunk, here.count)
     optimizer = torch.optim.Adam([*model.parameters(), *loss.parameters()], lr=args.lr)
     orders = torch.Generator().manual_seed(args.seed)
-    parts = {"model": net, "loss": loss, "optimizer": optimizer, "generators": {"orders": orders}}
-    checkpoint, start = args.out / "run.ckpt", 0
+    parts = {"model": net, "loss": loss, "optimizer": optimizer}
+    n_steps = (len(train) - N_BEFORE) // args.batch_size
+    checkpoint, done, saved_at = args.out / "run.ckpt", 0, time.monotonic()
     if args.resume and checkpoint.exists():
-        start = tl.distributed.restore(tl.checkpoint.load(checkpoint), **parts)
+        position = tl.distributed.restore(tl.checkpoint.load(checkpoint), **parts)
+        if position["of"] != n_steps:
+            was = f"{position['of']} steps an epoch, and this one has {n_steps}"
+            raise SystemExit(f"the run in {checkpoint} has {was}; go on with its text and its --batch-size")
+        done = position["done"]
     print(
         f"process {here.rank} of {here.count} on {here.device}: classes {loss.classes.start} to {loss.classes.stop - 1}"
     )
 
-    n_steps = (len(train) - N_BEFORE) // args.batch_size
     share = args.batch_size // here.count
     own = slice(here.rank * share, (here.rank + 1) * share)
-    for epoch in range(start + 1, args.epochs + 1):
-        order = N_BEFORE + torch.randperm(len(train) - N_BEFORE, generator=orders)
-        steps = tqdm(batches(train, args.batch_size, order), total=n_steps, disable=here.rank > 0 or None)
-        for x, y in steps:
+    for epoch in range(1, args.epochs + 1):
+        order = N_BEFORE + torch.randperm(len(train) - N_BEFORE, generator=orders)  # of the epochs that are done, too
+        if done >= epoch * n_steps:
+            continue
+        first = done % n_steps
+        left = batches(train, args.batch_size, order[first * args.batch_size :])
+        for x, y in tqdm(left, initial=first, total=n_steps, disable=here.rank > 0 or None):
             hidden = model(x[own].to(here.device))  # (N / processes, size)
             cost = loss(tl.distributed.gather_rows(hidden), y.to(here.device))  # the loss of the whole batch
             optimizer.zero_grad()
             cost.backward()
             optimizer.step()
+            done += 1
+            is_over = done == args.epochs * n_steps
+            late = time.monotonic() - saved_at >= args.checkpoint_seconds
+            if is_over or (done % LOOK == 0 and agreed(late, here)):
+                tl.distributed.save(checkpoint, **parts, position={"done": done, "of": n_steps})
+                saved_at = time.monotonic()
         perplexity = math.exp(mean_loss(model, loss, valid, args, here))
         if here.rank == 0:
             tqdm.write(f"Epoch {epoch} of {args.epochs}   train loss: {cost.item():f}   perplexity: {perplexity:f}")
-        tl.distributed.save(checkpoint, **parts, position=epoch)
 
     perplexity = math.exp(mean_loss(model, loss, valid, args, here))
     if here.rank == 0:

@@ -132,21 +132,20 @@ def train(name: str, args: argparse.Namespace) -> list[float]:
     unseen_x, unseen_lengths, unseen_y = (t.to(args.device) for t in adding_problem(1000, args.longest, draw))
     if name == "no lengths":  # every sequence is taken to be as long as the longest
         lengths, unseen_lengths = (torch.full_like(n, args.longest) for n in (lengths, unseen_lengths))
-    checkpoint, begin, errors = args.out / f"{name.replace(' ', '_')}.ckpt", 0, []
-    if args.resume and checkpoint.exists():
-        state = tl.checkpoint.load(checkpoint)
-        begin = tl.checkpoint.restore(state, model=net, optimizer=optimizer)
-        errors = state["extra"]
-    for epoch in tqdm(range(begin, args.epochs), name, initial=begin, total=args.epochs, disable=None):
-        started, order = time.perf_counter(), torch.randperm(len(x), device=args.device)
-        for rows in order.split(args.batch_size):
-            step((x[rows], lengths[rows]), y[rows])
-        with torch.no_grad():
-            errors.append(tl.cost.mean_squared_error(net(unseen_x, unseen_lengths), unseen_y).item())
-        took = time.perf_counter() - started
-        tqdm.write(f"{name}: Epoch {epoch + 1}/{args.epochs} mean squared error {errors[-1]:.4f} took {took:.2f}s")
-        tl.checkpoint.save(checkpoint, model=net, optimizer=optimizer, position=epoch + 1, extra=errors)
-    return errors
+    history: dict[str, list[float]] = {"error": []}
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds, "extra": history}
+    run = tl.Resumable(args.out / f"{name.replace(' ', '_')}.ckpt", model=net, optimizer=optimizer, **saved)
+    with run:
+        for epoch in tqdm(run.epochs(args.epochs), name, initial=run.epoch, total=args.epochs, disable=None):
+            started, order = time.perf_counter(), torch.randperm(len(x), device=args.device)
+            for rows in run.steps(order.split(args.batch_size)):
+                step((x[rows], lengths[rows]), y[rows])
+            with torch.no_grad():
+                error = tl.cost.mean_squared_error(net(unseen_x, unseen_lengths), unseen_y).item()
+            history["error"].append(error)
+            took = time.perf_counter() - started
+            tqdm.write(f"{name}: Epoch {epoch}/{args.epochs} mean squared error {error:.4f} took {took:.2f}s")
+    return history["error"]
 
 
 def draw(lstm: tl.layers.DynamicRNNLayer, errors: dict[str, list[float]], path: Path) -> None:
@@ -183,6 +182,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=5000, help="sequences to learn from")
     parser.add_argument("--longest", type=int, default=40, help="steps of the longest sequence; 4 or more")
     parser.add_argument("--out", type=Path, default=Path("out/dynamic_rnn"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoints in --out")
     parser.add_argument("--smoke", action="store_true", help="two epochs of short sequences: does it run?")
     args = parser.parse_args()

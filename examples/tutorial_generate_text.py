@@ -202,6 +202,12 @@ class Cost:
         mean = self.total.item() / n_words
         return math.exp(mean) if mean < 700 else math.inf
 
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"total": self.total}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        self.total.copy_(state_dict["total"])
+
 
 @torch.no_grad()
 def perplexity(net: tl.Network, cost: Cost, ids: Tensor) -> float:
@@ -217,7 +223,7 @@ def perplexity(net: tl.Network, cost: Cost, ids: Tensor) -> float:
 # Writing -------------------------------------------------------------------------
 
 
-def writer(net: tl.Network, softmax: Any, device: str, rng: int, ways=WAYS) -> tl.nlp.TextGenerator:
+def writer(net: tl.Network, softmax: Any, device: str, rng: Any, ways=WAYS) -> tl.nlp.TextGenerator:
     """Words drawn in each of these ways side by side; never ``_UNK``, which is no word."""
     top_k, top_p, temperature = (torch.tensor(column, device=device) for column in zip(*ways.values()))
     unknown = torch.tensor([UNKNOWN], device=device)
@@ -293,11 +299,9 @@ def train(config: Config, data: Texts, args: argparse.Namespace) -> dict[str, fl
         look_up(*restored)
         begin_with(net.embedding_layer.embeddings, *restored, data.word_to_id)
     whole = nn.ModuleDict({"network": net, "softmax": softmax}).to(args.device)
-    carry, cost, generate = (
-        tl.Carry(net),
-        Cost(softmax, config, args.device),
-        writer(net, softmax, args.device, args.seed),
-    )
+    carry, cost = tl.Carry(net), Cost(softmax, config, args.device)
+    draws = torch.Generator(args.device).manual_seed(args.seed)
+    generate = writer(net, softmax, args.device, draws)
     optimizer: Any = torch.optim.SGD(whole.parameters(), lr=config.lr)
     if config.tied:
         optimizer = torch.optim.AdamW(whole.parameters(), lr=config.lr, weight_decay=1e-5)
@@ -305,48 +309,43 @@ def train(config: Config, data: Texts, args: argparse.Namespace) -> dict[str, fl
     net.print_params(False)
     print(f"  {sum(p.numel() for p in whole.parameters()):,} parameters with the softmax")
 
-    history: dict[str, list[float]] = {"epoch": [], "seconds": [], "train_perplexity": [], "valid_perplexity": []}
-    checkpoint, begin, best = args.out / f"{args.model}.ckpt", 0, {}
-    if args.resume and checkpoint.exists():
-        state = tl.checkpoint.load(checkpoint)
-        begin = tl.checkpoint.restore(state, model=whole, optimizer=optimizer)
-        history, best = state["extra"]["history"], state["extra"]["best"]
+    carry.begin(data.train[: args.batch_size, None])  # its state is part of a checkpoint
+    history: dict[str, Any] = {"epoch": [], "seconds": [], "train_perplexity": [], "valid_perplexity": [], "best": {}}
+    parts: Any = {"model": carry, "optimizer": optimizer, "softmax": softmax, "cost": cost}
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds, "extra": history}
+    run = tl.Resumable(args.out / f"{args.model}.ckpt", generators={"draws": draws}, **parts, **saved)
     x, y = windows(data.train, args.batch_size, config.num_steps)
     n, n_words = len(x) // args.batch_size, args.batch_size * config.num_steps  # windows, and words in one
-    started = saved = time.perf_counter()
-    for epoch in tqdm(range(begin, config.n_epoch), args.model, initial=begin, total=config.n_epoch, disable=None):
-        epoch_started, done, next_report = time.perf_counter(), 0, 10
-        optimizer.param_groups[0]["lr"] = lr = config.lr * config.decay ** max(epoch - config.n_full, 0)
-        tqdm.write(f"Epoch: {epoch + 1}/{config.n_epoch} Learning rate: {lr:.8f}")
-        carry.reset()  # an epoch begins at a state of zero
-        cost.total.zero_()
-        for xs, ys in zip(x.split(BLOCK * args.batch_size), y.split(BLOCK * args.batch_size)):
-            step.sweep(xs, ys, batch_size=args.batch_size)
-            done += len(xs) // args.batch_size
-            if done >= next_report:
-                next_report += max(1, n // 10)
-                speed = done * n_words / (time.perf_counter() - epoch_started)
-                now = cost.perplexity(done * n_words)
-                tqdm.write(f"{done / n:.3f} perplexity: {now:.3f} speed: {speed:.0f} wps")
-        trained = cost.perplexity(n * n_words)
-        seconds = time.perf_counter() - epoch_started
-        valid = perplexity(net, cost, data.valid)
-        if valid < min(history["valid_perplexity"], default=math.inf):
-            best = {key: value.detach().cpu().clone() for key, value in whole.state_dict().items()}
-        for key, value in zip(history, (epoch + 1, seconds, trained, valid)):
-            history[key].append(value)
-        tqdm.write(f"Epoch: {epoch + 1}/{config.n_epoch} Train Perplexity: {trained:.3f} Valid Perplexity: {valid:.3f}")
-        tqdm.write(write(generate, args.seed_words, data, args.words))
-        now = time.perf_counter()
-        stop = epoch + 1 == config.n_epoch or (args.minutes is not None and now - started > 60 * args.minutes)
-        if stop or now - saved > args.checkpoint_seconds:
-            extra = {"history": history, "best": best}
-            tl.checkpoint.save(checkpoint, model=whole, optimizer=optimizer, position=epoch + 1, extra=extra)
-            saved = time.perf_counter()
-        if stop:
-            break
+    batches, started = [*zip(x.split(BLOCK * args.batch_size), y.split(BLOCK * args.batch_size))], time.perf_counter()
+    with run:
+        bar = tqdm(run.epochs(config.n_epoch), args.model, initial=run.epoch, total=config.n_epoch, disable=None)
+        for epoch in bar:
+            epoch_started, n_seen, next_report = time.perf_counter(), 0, 10
+            optimizer.param_groups[0]["lr"] = lr = config.lr * config.decay ** max(epoch - 1 - config.n_full, 0)
+            tqdm.write(f"Epoch: {epoch}/{config.n_epoch} Learning rate: {lr:.8f}")
+            carry.reset()  # an epoch begins at a state of zero
+            cost.total.zero_()
+            for i, (xs, ys) in run.steps(enumerate(batches)):
+                step.sweep(xs, ys, batch_size=args.batch_size)
+                n_seen += xs.numel()  # not the words before a resumed run's first step
+                done = i * BLOCK + len(xs) // args.batch_size
+                if done >= next_report:
+                    next_report = done + max(1, n // 10)
+                    speed, now = n_seen / (time.perf_counter() - epoch_started), cost.perplexity(done * n_words)
+                    tqdm.write(f"{done / n:.3f} perplexity: {now:.3f} speed: {speed:.0f} wps")
+            trained = cost.perplexity(n * n_words)
+            seconds = time.perf_counter() - epoch_started
+            valid = perplexity(net, cost, data.valid)
+            if valid < min(history["valid_perplexity"], default=math.inf):
+                history["best"] = {key: value.detach().cpu().clone() for key, value in whole.state_dict().items()}
+            for key, value in zip(history, (epoch, seconds, trained, valid)):
+                history[key].append(value)
+            tqdm.write(f"Epoch: {epoch}/{config.n_epoch} Train Perplexity: {trained:.3f} Valid Perplexity: {valid:.3f}")
+            tqdm.write(write(generate, args.seed_words, data, args.words))
+            if args.minutes is not None and time.perf_counter() - started > 60 * args.minutes:
+                run.stop()
 
-    whole.load_state_dict(best)
+    whole.load_state_dict(history.pop("best"))
     test = perplexity(net, cost, data.test)
     print(f"Test Perplexity: {test:.3f}\nWritten by the best epoch's weights:")
     print(write(generate, args.seed_words, data, args.words))
@@ -380,7 +379,7 @@ def main() -> None:
     parser.add_argument("--seed-words", default="it should be good", help="what the text that is written begins with")
     parser.add_argument("--words", type=int, default=100, help="to write in each way, after each epoch")
     parser.add_argument("--out", type=Path, default=Path("out/generate_text"))
-    parser.add_argument("--checkpoint-seconds", type=float, default=20, help="the least time between two checkpoints")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="a small network, two epochs of little text: does it run?")
     args = parser.parse_args()

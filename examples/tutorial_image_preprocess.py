@@ -140,7 +140,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10, help="passes over all images, of the call for all at once")
     parser.add_argument("--batch-size", type=int, default=100, help="images that are given to threads")
-    parser.add_argument("--lr", type=float, help="not used: nothing is trained here")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -148,7 +147,6 @@ def main() -> None:
     )
     parser.add_argument("--picture", type=Path, help="draw the sheet from this file instead of CIFAR-10's first image")
     parser.add_argument("--out", type=Path, default=Path("out/image_preprocess"))
-    parser.add_argument("--resume", action="store_true", help="not used: a run takes seconds")
     parser.add_argument("--smoke", action="store_true", help="small digits in place of CIFAR-10: does it run?")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

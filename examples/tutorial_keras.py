@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", help="a folder with MNIST's four files (default: $TORCHLAYER_DATA, else a download)")
     parser.add_argument("--out", type=Path, default=Path("out/keras"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="two epochs of small, bundled digits: does it run?")
     args = parser.parse_args()
@@ -118,24 +119,22 @@ def main() -> None:
     # Keras draws its dropout from generators of its own, which a captured step would not advance
     step = tl.TrainStep(net, optimizer, tl.cost.cross_entropy, capture=False if args.block == "keras" else None)
     history = {"epoch": [], "train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
-    checkpoint, start = args.out / f"{args.block}.ckpt", 0
-    if args.resume and checkpoint.exists():
-        state = tl.checkpoint.load(checkpoint)
-        start, history = tl.checkpoint.restore(state, model=net, optimizer=optimizer), state["extra"]
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds, "extra": history}
+    run = tl.Resumable(args.out / f"{args.block}.ckpt", model=net, optimizer=optimizer, **saved)
 
-    for epoch in tqdm(range(start + 1, args.epochs + 1), desc=args.block, unit="epoch", disable=None):
-        started = time.perf_counter()
-        net.train()
-        for x, y in tl.iterate.minibatches(X_train, y_train, args.batch_size, shuffle=True):
-            loss = step(x, y)
-        loss.item()  # wait for the last step, so that the clock is honest
-        seconds = time.perf_counter() - started
-        row = (epoch, *evaluate(net, X_train, y_train), *evaluate(net, X_val, y_val))
-        for key, value in zip(history, row):
-            history[key].append(value)
-        tqdm.write(f"Epoch {epoch} of {args.epochs} took {seconds:f}s")
-        tqdm.write("\n".join(f"   {key.replace('_', ' ')}: {history[key][-1]:f}" for key in [*history][1:]))
-        tl.checkpoint.save(checkpoint, model=net, optimizer=optimizer, position=epoch, extra=history)
+    with run:
+        for epoch in tqdm(run.epochs(args.epochs), args.block, initial=run.epoch, total=args.epochs, disable=None):
+            started = time.perf_counter()
+            net.train()
+            for x, y in run.steps(tl.iterate.minibatches(X_train, y_train, args.batch_size, shuffle=True)):
+                loss = step(x, y)
+            loss.item()  # wait for the last step, so that the clock is honest
+            seconds = time.perf_counter() - started
+            row = (epoch, *evaluate(net, X_train, y_train), *evaluate(net, X_val, y_val))
+            for key, value in zip(history, row):
+                history[key].append(value)
+            tqdm.write(f"Epoch {epoch} of {args.epochs} took {seconds:f}s")
+            tqdm.write("\n".join(f"   {key.replace('_', ' ')}: {history[key][-1]:f}" for key in [*history][1:]))
 
     test_loss, test_acc = evaluate(net, X_test, y_test)
     print(f"   test loss: {test_loss:f}\n   test acc: {test_acc:f}")

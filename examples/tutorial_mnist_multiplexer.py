@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", help="a folder with MNIST's four files (default: $TORCHLAYER_DATA, else a download)")
     parser.add_argument("--out", type=Path, default=Path("out/multiplexer"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--smoke", action="store_true", help="two epochs of small, bundled digits: does it run?")
     args = parser.parse_args()
@@ -90,24 +91,22 @@ def main() -> None:
     # has no gradient, and Adam passes its weights over.
     steps = [tl.TrainStep(route, optimizer, tl.cost.cross_entropy) for route in routes]
     history = {key: [] for key in ("epoch", "val_acc_0", "val_acc_1")}
-    checkpoint, start = args.out / "multiplexer.ckpt", 0
-    if args.resume and checkpoint.exists():
-        state = tl.checkpoint.load(checkpoint)
-        start, history = tl.checkpoint.restore(state, model=net, optimizer=optimizer), state["extra"]
+    saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds, "extra": history}
+    run = tl.Resumable(args.out / "multiplexer.ckpt", model=net, optimizer=optimizer, **saved)
 
-    for epoch in tqdm(range(start + 1, args.epochs + 1), unit="epoch", disable=None):
-        started = time.perf_counter()
-        net.train()
-        for x, y in tl.iterate.minibatches(X_train, y_train, args.batch_size, shuffle=True):
-            losses = [step(x, y) for step in steps]
-        losses[-1].item()  # wait for the last step, so that the clock is honest
-        seconds = time.perf_counter() - started
-        accuracies = [evaluate(route, X_val, y_val)[1] for route in routes]
-        for key, value in zip(history, (epoch, *accuracies)):
-            history[key].append(value)
-        tqdm.write(f"Epoch {epoch} of {args.epochs} took {seconds:f}s")
-        tqdm.write("\n".join(f"   val acc with sel={i}: {acc:f}" for i, acc in enumerate(accuracies)))
-        tl.checkpoint.save(checkpoint, model=net, optimizer=optimizer, position=epoch, extra=history)
+    with run:
+        for epoch in tqdm(run.epochs(args.epochs), initial=run.epoch, total=args.epochs, unit="epoch", disable=None):
+            started = time.perf_counter()
+            net.train()
+            for x, y in run.steps(tl.iterate.minibatches(X_train, y_train, args.batch_size, shuffle=True)):
+                losses = [step(x, y) for step in steps]
+            losses[-1].item()  # wait for the last step, so that the clock is honest
+            seconds = time.perf_counter() - started
+            accuracies = [evaluate(route, X_val, y_val)[1] for route in routes]
+            for key, value in zip(history, (epoch, *accuracies)):
+                history[key].append(value)
+            tqdm.write(f"Epoch {epoch} of {args.epochs} took {seconds:f}s")
+            tqdm.write("\n".join(f"   val acc with sel={i}: {acc:f}" for i, acc in enumerate(accuracies)))
 
     test = [evaluate(route, X_test, y_test)[1] for route in routes]
     tl.files.save_npz(net, name=args.out / "multiplexer.npz")

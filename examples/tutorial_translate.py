@@ -143,11 +143,11 @@ class Checkpoint:
     def __init__(self, args: argparse.Namespace, *languages: tl.nlp.Language):
         self.path, self.args = args.out / f"{args.model}.ckpt", args
         self.digests = [language.sha256 for language in languages]
-        self.started = self.saved = time.perf_counter()
+        self.started = time.perf_counter()
 
     def load(self) -> dict[str, Any]:
-        if not self.path.exists():
-            raise SystemExit(f"there is no {self.path}; train first, without --decode and --resume")
+        if not tl.checkpoint.exists(self.path):
+            raise SystemExit(f"there is no {self.path}; train first, without --decode")
         state = tl.checkpoint.load(self.path)
         for language, trained_with, found in zip(("en", "fr"), state["extra"]["vocabularies"], self.digests):
             if trained_with != found:
@@ -157,23 +157,17 @@ class Checkpoint:
                 )
         return state
 
-    def begin(self, history: dict[str, list], generators: dict[str, Any], **parts: Any) -> tuple[int, dict[str, list]]:
-        """Where the run to be resumed was, and its history; without --resume 0, and the one given."""
-        self.parts, self.generators = parts, generators
-        if not self.args.resume:
-            return 0, history
-        state = self.load()
-        return tl.checkpoint.restore(state, generators=generators, **parts), state["extra"]["history"]
+    def run(self, history: dict[str, Any], generators: dict[str, Any], **parts: Any) -> tl.Resumable:
+        """The run, where it was if it is to be resumed; it keeps ``history``."""
+        history["vocabularies"] = self.digests
+        resume = self.args.resume and tl.checkpoint.exists(self.path)
+        if resume:
+            self.load()  # looks at the vocabularies before anything is changed
+        saved = {"resume": resume, "every_seconds": self.args.checkpoint_seconds, "extra": history}
+        return tl.Resumable(self.path, generators=generators, **parts, **saved)
 
-    def save_now(self, is_last: bool, position: int, history: dict[str, list]) -> bool:
-        """Save at the end, or after a minute, and say whether it is the end."""
-        now = time.perf_counter()
-        stop = is_last or (self.args.minutes is not None and now - self.started > 60 * self.args.minutes)
-        if stop or now - self.saved > 60:
-            extra = {"history": history, "vocabularies": self.digests}
-            tl.checkpoint.save(self.path, position=position, extra=extra, generators=self.generators, **self.parts)
-            self.saved = time.perf_counter()
-        return stop
+    def is_late(self) -> bool:
+        return self.args.minutes is not None and time.perf_counter() - self.started > 60 * self.args.minutes
 
 
 # Training as the original does: buckets, plain descent, a rate that decays when it no longer helps ------------
@@ -185,27 +179,30 @@ def train_original(model: EmbeddingAttentionSeq2seqWrapper, data: Any, args: Any
     print(f"the num of training data in each buckets: {sizes}\nthe num of training data: {sum(sizes)}")
     print(f"train_buckets_scale: {scale}")
     rng = random.Random(args.seed)
-    history: dict[str, list] = {"step": [], "learning_rate": [], "train_perplexity": []}
-    _, history = checkpoint.begin(history, {"order": rng}, model=model, optimizer=model.optimizer)
+    history: dict[str, Any] = {"step": [], "learning_rate": [], "train_perplexity": []}
+    run = checkpoint.run(history, {"order": rng}, model=model, optimizer=model.optimizer)
     losses, clock = [], time.perf_counter()
-    while model.global_step < args.steps:
-        drawn = rng.random()
-        bucket = next(i for i, share in enumerate(scale) if drawn < share)
-        losses.append(model.step(*model.get_batch(data["train"], bucket, rng=rng), bucket, False)[1])
-        if model.global_step % STEPS_PER_CHECKPOINT and model.global_step < args.steps:
-            continue
-        ppl = perplexity(float(torch.stack(losses).mean()))  # the one look at the device
-        seconds, step, rate = (time.perf_counter() - clock) / len(losses), model.global_step, model.learning_rate
-        tqdm.write(f"global step {step} learning rate {rate:.4f} step-time {seconds:.2f} perplexity {ppl:.2f}")
-        recent = history["train_perplexity"][-args.look_back :]
-        if len(recent) == args.look_back and ppl > max(recent):
-            model.decay_learning_rate()
-        for key, value in zip(history, (step, rate, ppl)):
-            history[key].append(value)
-        evaluate_buckets(model, data["valid"], rng)
-        if checkpoint.save_now(step >= args.steps, step, history):
-            break
-        losses, clock = [], time.perf_counter()
+    with run:
+        while model.global_step < args.steps:
+            drawn = rng.random()
+            bucket = next(i for i, share in enumerate(scale) if drawn < share)
+            losses.append(model.step(*model.get_batch(data["train"], bucket, rng=rng), bucket, False)[1])
+            if model.global_step % STEPS_PER_CHECKPOINT and model.global_step < args.steps:
+                continue
+            ppl = perplexity(float(torch.stack(losses).mean()))  # the one look at the device
+            seconds, step, rate = (time.perf_counter() - clock) / len(losses), model.global_step, model.learning_rate
+            tqdm.write(f"global step {step} learning rate {rate:.4f} step-time {seconds:.2f} perplexity {ppl:.2f}")
+            recent = history["train_perplexity"][-args.look_back :]
+            if len(recent) == args.look_back and ppl > max(recent):
+                model.decay_learning_rate()
+            for key, value in zip(history, (step, rate, ppl)):
+                history[key].append(value)
+            evaluate_buckets(model, data["valid"], rng)
+            if step >= args.steps or checkpoint.is_late():
+                run.save(step)
+                break
+            run.tick(step)  # between two windows, so that no loss is lost
+            losses, clock = [], time.perf_counter()
     return history
 
 
@@ -227,6 +224,14 @@ def evaluate_buckets(model: EmbeddingAttentionSeq2seqWrapper, data: list, rng: r
 # Training as it is done today: batches of like lengths, Adam, averaged weights ------------------------------
 
 
+class Total(torch.nn.Module):
+    """The sum of an epoch's losses, where the loop is."""
+
+    def __init__(self, device: str):
+        super().__init__()
+        self.register_buffer("loss", torch.zeros((), dtype=torch.float64, device=device))
+
+
 def train(model: Any, averaged: Any, data: Any, measure: Any, s: Settings, args: Any, checkpoint: Checkpoint) -> dict:
     """``measure(model)`` says how well it translates."""
     few_shapes = {"multiple_of": 4, "fill": True} if args.device != "cpu" else {}  # each is one launch
@@ -236,27 +241,32 @@ def train(model: Any, averaged: Any, data: Any, measure: Any, s: Settings, args:
     autocast = torch.bfloat16 if args.precision == "bf16" else None
     step = tl.TrainStep(model.loss, optimizer, clip_norm=1.0, autocast=autocast)
     rng = np.random.default_rng(args.seed)
-    history: dict[str, list] = {"epoch": [], "seconds": [], "train_loss": [], "valid_perplexity": []}
-    begin, history = checkpoint.begin(history, {"order": rng}, model=averaged, trained=model, optimizer=optimizer)
-    n_steps, done = s.epochs * len(batches), begin * len(batches)
+    history: dict[str, Any] = {"epoch": [], "seconds": [], "train_loss": [], "valid_perplexity": []}
+    total: Any = Total(args.device)
+    run = checkpoint.run(history, {"order": rng}, model=averaged, trained=model, optimizer=optimizer, total=total)
+    n, n_steps = len(batches), s.epochs * len(batches)
     warm = max(1, min(400, n_steps // 10))
-    for epoch in tqdm(range(begin, s.epochs), args.model, initial=begin, total=s.epochs, disable=None):
-        started, losses = time.perf_counter(), []
-        for source, lengths, target in batches.epoch(rng):
-            done += 1  # the rate rises, then falls to nothing
-            optimizer.param_groups[0]["lr"] = s.lr * min(done / warm, (n_steps - done + 1) / (n_steps - warm + 1))
-            losses.append(step((source, target, lengths)))
-            if done >= warm:
-                averaged.update_parameters(model)  # the first time a copy
-        loss = float(torch.stack(losses).mean())  # the one look at the device
-        seconds = time.perf_counter() - started
-        measured = {"valid_perplexity": true_perplexity(averaged.module, watched), **measure(averaged.module)}
-        for key, value in {"epoch": epoch + 1, "seconds": seconds, "train_loss": loss, **measured}.items():
-            history.setdefault(key, []).append(value)
-        told = " ".join(f"{key} {value:.4g}" for key, value in measured.items())
-        tqdm.write(f"Epoch: {epoch + 1}/{s.epochs} loss {loss:.4f} {told} ({batches.n_words / seconds:,.0f} words/s)")
-        if checkpoint.save_now(epoch + 1 == s.epochs, epoch + 1, history):
-            break
+    with run:
+        for epoch in tqdm(run.epochs(s.epochs), args.model, initial=run.epoch, total=s.epochs, disable=None):
+            started, n_seen = time.perf_counter(), 0  # not the batches before a resumed run's first step
+            total.loss.zero_()
+            for done, (source, lengths, target) in run.steps(enumerate(batches.epoch(rng), (epoch - 1) * n + 1)):
+                # the rate rises, then falls to nothing
+                optimizer.param_groups[0]["lr"] = s.lr * min(done / warm, (n_steps - done + 1) / (n_steps - warm + 1))
+                total.loss += step((source, target, lengths))
+                n_seen += 1
+                if done >= warm:
+                    averaged.update_parameters(model)  # the first time a copy
+            loss = float(total.loss) / n  # the one look at the device
+            seconds = time.perf_counter() - started
+            measured = {"valid_perplexity": true_perplexity(averaged.module, watched), **measure(averaged.module)}
+            for key, value in {"epoch": epoch, "seconds": seconds, "train_loss": loss, **measured}.items():
+                history.setdefault(key, []).append(value)
+            told = " ".join(f"{key} {value:.4g}" for key, value in measured.items())
+            speed = batches.n_words * n_seen / n / seconds
+            tqdm.write(f"Epoch: {epoch}/{s.epochs} loss {loss:.4f} {told} ({speed:,.0f} words/s)")
+            if checkpoint.is_late():
+                run.stop()
     return history
 
 
@@ -341,6 +351,7 @@ def main() -> None:
     parser.add_argument("--train", help="other texts: the prefix of two files, .en and .fr, line by line")
     parser.add_argument("--dev", help="the same, to watch and to test with (default: those of --train)")
     parser.add_argument("--out", type=Path, default=Path("out/translate"))
+    parser.add_argument("--checkpoint-seconds", type=float, default=60, help="the time between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--decode", action="store_true", help="translate what you type, with the model in --out")
     parser.add_argument("--smoke", action="store_true", help="a small network, few number words: does it run?")
@@ -389,7 +400,7 @@ def main() -> None:
         history = train(model, averaged, data, measure, s, args, checkpoint)
     seconds = time.perf_counter() - started
     result = test(final, english, french, prefixes["test"], args)
-    drawn = {key: values for key, values in history.items() if key not in ("seconds", "valid_exact")}
+    drawn = {key: values for key, values in history.items() if key not in ("seconds", "valid_exact", "vocabularies")}
     tl.visualize.curves(drawn, name=args.out / f"{args.model}_curves.png", log=True)
     tl.files.save_npz(final, name=args.out / f"{args.model}.npz")
     print(f"trained in {seconds:.1f} s; pictures, weights, vocabularies and the checkpoint are in {args.out}")

@@ -24,7 +24,7 @@ def run(script, *args, cwd):
 
 
 COMMON = ("--seed", "--device", "--data", "--out", "--smoke")
-NOT_TRAINING = ("tfrecord", "tfrecord2", "tfrecord3", "vgg16", "vgg19", "inceptionV3")
+NOT_TRAINING = ("image_preprocess", "tfrecord", "tfrecord2", "tfrecord3", "vgg16", "vgg19", "inceptionV3")
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda p: p.stem)

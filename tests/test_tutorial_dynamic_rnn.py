@@ -57,7 +57,16 @@ def test_the_sum_of_two_marked_numbers_before_the_end_is_sought(script):
 
 def test_with_lengths_it_is_learnt(script, tmp_path):
     args = SimpleNamespace(
-        seed=0, device="cpu", lr=0.01, batch_size=50, epochs=25, examples=500, longest=8, out=tmp_path, resume=False
+        seed=0,
+        device="cpu",
+        lr=0.01,
+        batch_size=50,
+        epochs=25,
+        examples=500,
+        longest=8,
+        out=tmp_path,
+        resume=False,
+        checkpoint_seconds=60,
     )
     errors = script.train("lengths", args)
     assert min(errors) < 0.03 < 0.1 < errors[0]

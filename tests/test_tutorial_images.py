@@ -99,16 +99,16 @@ def test_cifar10_resumed_ends_as_if_it_had_never_stopped(cifar, run, few, model,
     for name in ("confusion", "curves", "CNN2d"):
         monkeypatch.setattr(tl.visualize, name, lambda *_, **__: None)
     run(cifar, *few, model, "--out", "whole")
-    save = tl.checkpoint.save
+    write = tl.checkpoint.write
 
-    def save_and_stop(*args, **kwargs):
-        save(*args, **kwargs)
+    def write_and_stop(*args):
+        write(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tl.checkpoint, "save", save_and_stop)
+    monkeypatch.setattr(tl.checkpoint, "write", write_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        run(cifar, *few, model, "--out", "parts")
-    monkeypatch.setattr(tl.checkpoint, "save", save)
+        run(cifar, *few, model, "--out", "parts", "--checkpoint-seconds", "0")
+    monkeypatch.setattr(tl.checkpoint, "write", write)
     run(cifar, *few, model, "--out", "parts", "--resume")
     whole, parts = (tl.files.load_npz_dict(name=f"{folder}/{model}.npz") for folder in ("whole", "parts"))
     for name, value in whole.items():

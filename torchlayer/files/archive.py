@@ -210,7 +210,7 @@ def _tar_members(source: Path, container: tarfile.TarFile) -> list[_Member]:
     members = []
     with _as_format_error(source):
         while (info := container.next()) is not None:
-            container.members.clear()  # it keeps them all, and so do we
+            container.members.clear()  # type: ignore[attr-defined]  # it keeps them all, and so do we
             if len(members) >= _MAX_MEMBERS:
                 raise FileFormatError(source, f"it has more than {_MAX_MEMBERS} members")
             plain = info.isreg() and not info.issparse()

@@ -145,8 +145,8 @@ def learned_unigram_sampler(
     """Draw classes by how often they were labels before; calls ``unigram``, the :class:`LearnedUnigram` that counts.
 
     >>> unigram = LearnedUnigram(4)
-    >>> learned_unigram_sampler(torch.tensor([3, 3]), 2, 4, unigram=unigram).true_expected_count
-    tensor([0.5000, 0.5000])
+    >>> learned_unigram_sampler(torch.tensor([3, 3]), 1, 4, unigram=unigram).true_expected_count
+    tensor([0.2500, 0.2500])
     >>> unigram.weight
     tensor([1, 1, 1, 3])
     """

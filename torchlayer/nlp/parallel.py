@@ -1,4 +1,4 @@
-"""Sentence pairs as ids: read from the files of :func:`data_to_token_ids`, sorted into buckets, cut into batches."""
+"""Sentence pairs as ids, out of the files of :func:`torchlayer.nlp.data_to_token_ids`: read, in buckets, in batches."""
 
 from __future__ import annotations
 
