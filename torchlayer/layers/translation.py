@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ..initializers import glorot_uniform, random_uniform
 from ..kernels.linear_cross_entropy import linear_cross_entropy
 from ..kernels.samplers import log_uniform_sampler
+from ..utils.evaluate import modes_kept
 from ._encoder import Encoder
 from ._recurrence import CellStack, backwards
 from ._word_losses import Sampler, above_average, sampled_at_each_step, sampled_at_once
@@ -245,7 +245,8 @@ class EmbeddingAttentionSeq2Seq(nn.Module):
             return_attention: for each word written, the weights over the words read, ``(N, max_length, I)``.
         """
         self._check(source, None, source_lengths)
-        with evaluating(self):
+        with modes_kept(self):
+            self.eval()
             memory, state = self._encode(source, source_lengths)
             first = torch.full_like(source[:, 0], self.GO_ID, dtype=torch.int64)
             settings = {
@@ -426,15 +427,3 @@ def _keep(keep: float | Sequence[float] | None) -> KeepProbabilities:
 def mean_by_sentence(losses: Tensor, weights: Tensor) -> Tensor:
     """TensorFlow's loss: the weighted mean over each sentence's words, then the mean over sentences."""
     return ((losses * weights).sum(1) / (weights.sum(1) + 1e-12)).mean()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In ``eval()``, and afterwards each layer as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

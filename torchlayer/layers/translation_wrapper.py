@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..network import print_tensors
-from .translation import EmbeddingAttentionSeq2Seq, evaluating, mean_by_sentence
+from ..utils.evaluate import modes_kept
+from .translation import EmbeddingAttentionSeq2Seq, mean_by_sentence
 
 Batch = tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -202,7 +203,8 @@ class EmbeddingAttentionSeq2seqWrapper(EmbeddingAttentionSeq2Seq):
         mask = source != self.PAD_ID if self.mask_attention else None
         if not forward_only:
             return *self._trained(source, mask, target_in, labels, weights), None
-        with torch.no_grad(), evaluating(self):
+        with torch.no_grad(), modes_kept(self):
+            self.eval()
             memory, state = self._read(source, None, mask)
             if self.forward_only:
                 logits = torch.stack(self._fed_back(memory, state, target_in), 1)
