@@ -258,6 +258,11 @@ class Score:
         for key, value in zip(self.history, (self.n_steps, self.seconds, self.mean, share)):
             self.history[key].append(value)
 
+    def seconds_to(self, goal: float) -> float:
+        """When the mean return of 100 episodes first came to ``goal``; NaN if it never did."""
+        reached = zip(self.history["seconds"], self.history["mean_return"])
+        return next((seconds for seconds, mean in reached if mean >= goal), math.nan)
+
 
 def train(model: Fast | Page, args: argparse.Namespace, path: Path) -> Score:
     """Until the updates, the minutes or your patience are over; each of these ends leaves a checkpoint."""
@@ -329,6 +334,8 @@ def run(args: argparse.Namespace, path: Path) -> dict[str, float]:
     score = train(model, args, path)
     model.rollout.close()
     figures = {key: vars(score)[key] for key in ("n_episodes", "n_steps", "seconds", "running_mean", "mean")}
+    if args.env == "pong":
+        figures["seconds_to_18"] = score.seconds_to(18)
     if args.games:  # what a result is worth depends on this, so it stands beside every one
         rules = f"up to 30 idle frames first, sticky actions {args.sticky:g}, frame skip {args.frame_skip}, 3 actions"
         game = f"Pong to 21, {rules}" if args.env == "pong" else "10 balls of Catch, which is ours and not Atari's"

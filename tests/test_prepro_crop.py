@@ -294,5 +294,5 @@ def test_on_a_gpu_nothing_waits_and_a_step_can_be_captured():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_generator_of_another_device_is_refused():
     rng = torch.Generator("cuda")
-    with pytest.raises(ValueError, match="rng draws on cuda:0 and the images are on cpu"):
+    with pytest.raises(ValueError, match="rng draws on cuda(:0)? and the images are on cpu"):
         tl.prepro.crop(torch.zeros(8, 8), 4, 4, True, rng=rng)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._edges import fold
 
-# torch gathers no unsigned integers beyond uint8; to bits it makes no difference
+# torch neither gathers nor chooses among unsigned integers beyond uint8; to bits it makes no difference
 _MOVED_AS = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
@@ -23,17 +23,30 @@ def pick(batch: Tensor, rows: Tensor, columns: Tensor, fill_mode: str | None = N
     if fill_mode is not None:
         r, c = fold(rows, height, fill_mode), fold(columns, width, fill_mode)
     if batch.device.type == "cpu":  # whole rows, then pixels in them: three times as fast as pixels at once
-        y = batch.view(_MOVED_AS[batch.dtype]) if batch.dtype in _MOVED_AS else batch
-        y = y.reshape(n * height, width * n_channels).index_select(0, (first * height + r).view(-1))
+        y = as_bits(batch).reshape(n * height, width * n_channels).index_select(0, (first * height + r).view(-1))
         numbers = (c[:, :, None] * n_channels + torch.arange(n_channels)).view(n, 1, -1)
         y = y.view(n, r.shape[1], -1).gather(2, numbers.expand(-1, r.shape[1], -1)).view(*r.shape, -1, n_channels)
-        y = y.view(batch.dtype) if batch.dtype in _MOVED_AS else y
     else:
-        y = batch[first[:, :, None], r[:, :, None], c[:, None, :]]
+        y = as_bits(batch)[first[:, :, None], r[:, :, None], c[:, None, :]]
     if fill_mode == "constant":
         inside = ((rows == r)[:, :, None] & (columns == c)[:, None, :]).unsqueeze(-1)  # (N, h, w, 1)
-        y = torch.where(inside, y, fill_value(cval, batch))
-    return y
+        y = torch.where(inside, y, as_bits(fill_value(cval, batch)))
+    return from_bits(y, batch.dtype)
+
+
+def choose(condition: Tensor, x: Tensor, otherwise: Tensor) -> Tensor:
+    """:func:`torch.where` for images of any dtype."""
+    return from_bits(torch.where(condition, as_bits(x), as_bits(otherwise)), x.dtype)
+
+
+def as_bits(x: Tensor) -> Tensor:
+    """The same memory in a dtype that torch can gather and choose from."""
+    return x.view(_MOVED_AS[x.dtype]) if x.dtype in _MOVED_AS else x
+
+
+def from_bits(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What :func:`as_bits` was given."""
+    return x.view(dtype) if dtype in _MOVED_AS else x
 
 
 def span(start: Tensor, n: int) -> Tensor:

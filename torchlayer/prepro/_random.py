@@ -31,8 +31,10 @@ class Draws:
         elif isinstance(rng, (np.random.Generator, np.random.RandomState)):
             self._numpy = rng
         elif isinstance(rng, torch.Generator):
-            self._torch, self._source = rng, rng.device
-            if rng.device != self.device and rng.device.type != "cpu":
+            self._torch = rng
+            self._source = rng.device if rng.device.type == "cpu" else self.device
+            # torch.Generator("cuda") is on "cuda", without an index, in some releases of torch
+            if rng.device.type not in ("cpu", self.device.type) or rng.device.index not in (None, self.device.index):
                 raise ValueError(
                     f"{owner}: rng draws on {rng.device} and the images are on {self.device}; give a generator of "
                     "theirs, or one on the CPU"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._edges import fold
 from ._images import float_dtype
-from ._pick import fill_value
+from ._pick import as_bits, choose, fill_value, from_bits
 
 ORDERS = (0, 1, 3)
 # Pixels: a position this far outside is taken to lie on the edge. Rounding puts the rim of a rotated image there.
@@ -44,7 +44,7 @@ def sample(
     if fill_mode == "constant" and not (soft and order):
         slack = 0.5 if soft else _ON_THE_EDGE[rows.dtype]
         inside = _inside(rows, height, slack) & _inside(columns, width, slack)
-        y = torch.where(inside.unsqueeze(-1), y, fill_value(cval, y))
+        y = choose(inside.unsqueeze(-1), y, fill_value(cval, y))
     return y
 
 
@@ -75,8 +75,8 @@ def _nearest(batch: Tensor, rows: Tensor, columns: Tensor, fill_mode: str) -> Te
     c = fold((columns + 0.5).floor().to(small), width, fill_mode)
     first = torch.arange(n, device=batch.device, dtype=small).view(n, 1, 1) * (height * width)
     index = torch.addcmul(c, r, torch.full((), width, dtype=small, device=batch.device)) + first  # (N, h, w)
-    table = batch.reshape(-1, n_channels)
-    return table.index_select(0, index.view(-1)).view(*index.shape, n_channels)
+    table = as_bits(batch).reshape(-1, n_channels)
+    return from_bits(table.index_select(0, index.view(-1)).view(*index.shape, n_channels), batch.dtype)
 
 
 def _between(

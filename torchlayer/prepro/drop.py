@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from ._images import T, open_images
-from ._pick import fill_value
+from ._pick import choose, fill_value
 from ._random import Draws, Rng
 
 
@@ -30,4 +28,4 @@ def drop(x: T, keep: float = 0.5, *, rng: Rng = None) -> T:
         raise ValueError(f"drop: keep is the probability of keeping a pixel, from 0 to 1, got {keep!r}")
     images = open_images("drop", x)
     kept = Draws("drop", rng, images).field(*images.batch.shape[1:3]) < keep
-    return images.close(torch.where(kept.unsqueeze(-1), images.batch, fill_value(0, images.batch)))
+    return images.close(choose(kept.unsqueeze(-1), images.batch, fill_value(0, images.batch)))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from ._images import Images, T, close_several, open_images, open_several
+from ._pick import choose
 from ._random import Draws, Rng
 
 
@@ -51,6 +50,6 @@ def _flipped(owner: str, several: list[Images], axis: int, is_random: bool, rng:
     for images in several:
         y = images.batch.flip(axis + 1)
         if flips is not None:
-            y = torch.where(flips.to(y.device).view(-1, 1, 1, 1), y, images.batch)
+            y = choose(flips.to(y.device).view(-1, 1, 1, 1), y, images.batch)
         results.append(images.close(y))
     return results
