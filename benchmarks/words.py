@@ -90,8 +90,9 @@ def compare_vectors(args: argparse.Namespace, folder: Path) -> None:
     except ImportError:
         print("gensim is not installed: pip install gensim")
     torch.set_num_threads(args.workers)
-    contenders[f"torchlayer, CPU, {args.workers} threads"] = lambda seed: ours(text, s, seed, "cpu", folder)
-    if torch.cuda.is_available():
+    if "cpu" in args.devices:
+        contenders[f"torchlayer, CPU, {args.workers} threads"] = lambda seed: ours(text, s, seed, "cpu", folder)
+    if "cuda" in args.devices:
         contenders[f"torchlayer, {torch.cuda.get_device_name()}"] = lambda seed: ours(text, s, seed, "cuda", folder)
     results = {name: [] for name in contenders}
     for seed in range(args.seeds):
@@ -180,13 +181,13 @@ def word_by_word(network: torch.nn.Module, softmax: torch.nn.Linear, n_words: in
             ids.fill_(tl.nlp.sample_top(p[0].cpu().numpy(), top_k=10))
 
 
-def compare_writing(n_words: int, size: int = 1500, vocabulary: int = 10_000) -> None:
+def compare_writing(n_words: int, devices: list[str], size: int = 1500, vocabulary: int = 10_000) -> None:
     """The Penn Treebank's large model, one text, the next word one of the ten likeliest."""
     rows: list[tuple[str, Any]] = []
-    devices = [("cpu", "CPU", torch.float32)]
-    if torch.cuda.is_available():
-        devices += [("cuda", torch.cuda.get_device_name(), dtype) for dtype in (torch.float32, torch.bfloat16)]
-    for device, where, dtype in devices:
+    places = [("cpu", "CPU", torch.float32)] * ("cpu" in devices)
+    if "cuda" in devices:
+        places += [("cuda", torch.cuda.get_device_name(), dtype) for dtype in (torch.float32, torch.bfloat16)]
+    for device, where, dtype in places:
         net = tl.layers.InputLayer((None, None), torch.int64, name="ids")
         net = tl.layers.EmbeddingInputlayer(net, vocabulary, size, name="embed")
         net = tl.layers.RNNLayer(net, cell_fn=tl.layers.BasicLSTMCell, n_hidden=size, n_layer=2, name="lstm")
@@ -223,6 +224,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=200, help="of a vector")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads, of gensim and of ours on the CPU")
+    on_hand = ["cpu", *["cuda"] * torch.cuda.is_available()]
+    parser.add_argument("--devices", nargs="+", choices=on_hand, default=on_hand, help="to run ours on")
     parser.add_argument("--only", choices=("vectors", "batches", "writing"))
     parser.add_argument("--write", type=int, default=200, help="words in a run of a CPU; ten times as many of a GPU")
     args = parser.parse_args()
@@ -233,7 +236,7 @@ def main() -> None:
     if args.only in (None, "batches"):
         compare_batches()
     if args.only in (None, "writing"):
-        compare_writing(args.write)
+        compare_writing(args.write, args.devices)
 
 
 if __name__ == "__main__":

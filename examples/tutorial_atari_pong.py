@@ -14,7 +14,7 @@ Run         python examples/tutorial_atari_pong.py --model fast --minutes 20    
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ def games(args: argparse.Namespace, n_envs: int) -> FrameStack:
     return FrameStack(screens(args, n_envs), 2, bitmap if args.model == "tensorlayer" else field, args.device)
 
 
-def rollout(args: argparse.Namespace, policy: Policy, generator: torch.Generator | None, n: int, seed: int) -> Rollout:
-    """A policy at ``n`` games: it draws from its probabilities, or without a generator takes the likeliest action."""
+def player(args: argparse.Namespace, policy: Policy, generator: torch.Generator | None) -> Any:
+    """Draws from the policy's probabilities, or without a generator takes the likeliest action."""
 
     def act(observations: Tensor) -> dict[str, Tensor]:
         logits, values = policy(observations)
@@ -77,6 +77,12 @@ def rollout(args: argparse.Namespace, policy: Policy, generator: torch.Generator
         actions = choice + FIRST_ACTION[args.env]
         return {"actions": actions, "choice": choice, "log_probs": log_probs, "values": values}
 
+    return act
+
+
+def rollout(args: argparse.Namespace, policy: Policy, generator: torch.Generator | None, n: int, seed: int) -> Rollout:
+    """A player at ``n`` games."""
+    act = player(args, policy, generator)
     n_groups = 2 if args.env == "pong" and n % 2 == 0 else 1  # while one is emulated, the policy looks at the other
     groups = [games(args, n // n_groups) for _ in range(n_groups)]
     return Rollout(groups, act, args.n_steps, device=args.device, seed=seed, timeout=args.timeout, name=args.env)
@@ -298,16 +304,20 @@ def train(model: Fast | Page, args: argparse.Namespace, path: Path) -> Score:
     return score
 
 
-def evaluate(model: Fast | Page, args: argparse.Namespace, greedy: bool) -> dict[str, float]:
-    """One whole game in each of ``--games`` fresh environments."""
-    generator = None if greedy else torch.Generator(args.device).manual_seed(args.seed + 1000)
-    playing = rollout(args, model.policy, generator, args.games, args.seed + 1000)
-    rewards = tl.rein.first_episodes(playing)
+def evaluate(model: Fast | Page, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
+    """One whole game in each of ``--games`` fresh environments, with drawn actions and with the likeliest ones."""
+    generator, seed = torch.Generator(args.device).manual_seed(args.seed + 1000), args.seed + 1000
+    playing = rollout(args, model.policy, generator, args.games, seed)
+    for name in ("drawn", "likeliest"):
+        if name == "likeliest":
+            playing.act = player(args, model.policy, None)
+            playing.reset(seed)
+        rewards = tl.rein.first_episodes(playing)
+        returns, points = torch.stack([game.sum() for game in rewards]), torch.cat(rewards)
+        error = returns.std(correction=min(1, len(returns) - 1)) / math.sqrt(len(returns))
+        won = (points > 0).sum() / (points != 0).sum()
+        yield name, {"return": returns.mean().item(), "error": error.item(), "points_won": won.item()}
     playing.close()
-    returns, points = torch.stack([game.sum() for game in rewards]), torch.cat(rewards)
-    error = returns.std(correction=min(1, len(returns) - 1)) / math.sqrt(len(returns))
-    won = (points > 0).sum() / (points != 0).sum()
-    return {"return": returns.mean().item(), "error": error.item(), "points_won": won.item()}
 
 
 def film(model: Fast | Page, args: argparse.Namespace) -> Path:
@@ -340,8 +350,7 @@ def run(args: argparse.Namespace, path: Path) -> dict[str, float]:
         rules = f"up to 30 idle frames first, sticky actions {args.sticky:g}, frame skip {args.frame_skip}, 3 actions"
         game = f"Pong to 21, {rules}" if args.env == "pong" else "10 balls of Catch, which is ours and not Atari's"
         print(f"evaluation: {args.games} whole games of {game}; fresh seeds")
-    for name, greedy in (("drawn", False), ("likeliest", True)) if args.games else ():
-        found = evaluate(model, args, greedy)
+    for name, found in evaluate(model, args) if args.games else ():
         print(f"{name}: " + " ".join(f"{key}={value:.3f}" for key, value in found.items()))
         figures |= {f"{name}_{key}": value for key, value in found.items()}
     if args.render:

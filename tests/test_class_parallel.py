@@ -13,6 +13,7 @@ from sampled_loss_cases import DTYPES, FUNCTIONS, by_definition, differentiable,
 
 import torchlayer as tl
 from torchlayer import _info
+from torchlayer._waits import reporting_waits
 from torchlayer.kernels import _library, class_parallel
 
 OPS = torch.ops.torchlayer
@@ -230,12 +231,9 @@ def test_on_a_gpu_nobody_waits_and_a_bad_label_costs_its_row(loss):
     there = differentiable(given._replace(**{k: v.cuda() for k, v in given._asdict().items()}))
     right = PUBLIC[loss](*here[:4], here.sampled_values, n_classes=90)
     PUBLIC[loss](*there[:4], there.sampled_values, n_classes=90)  # the first call may compile
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with reporting_waits("error"):
         ours = PUBLIC[loss](*there[:4], there.sampled_values, n_classes=90)
         ours.sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(ours.cpu(), right, rtol=0, atol=1e-12)
     for a, b in zip(there[:3], gradients(right, here, torch.ones(40))):
         torch.testing.assert_close(a.grad.cpu(), b, rtol=0, atol=1e-12)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from torchlayer import prepro
+from torchlayer._waits import reporting_waits
 
 
 @pytest.fixture
@@ -371,9 +372,6 @@ def test_on_a_gpu_it_is_the_same_and_nothing_waits():
         y = call(batch.cuda(), generator("cpu")).cpu()
         torch.testing.assert_close(y, call(batch, generator("cpu")), atol=1e-4, rtol=1e-4)
     device = batch.cuda()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with reporting_waits("error"):
         for call in calls:
             call(device, rng)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -8,6 +8,7 @@ import torch
 
 import torchlayer as tl
 from torchlayer import prepro
+from torchlayer._waits import reporting_waits
 
 IMAGE = np.arange(6 * 8 * 3).reshape(6, 8, 3)
 
@@ -270,11 +271,8 @@ def test_on_a_gpu_nothing_waits_and_a_step_can_be_captured():
         return prepro.distorted_images(y, rng=rng), prepro.crop_central_whiten_images(y)
 
     step(rng)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with reporting_waits("error"):
         y, _ = step(rng)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert y.device == batch.device
     assert torch.isfinite(y).all()
     graph = torch.cuda.CUDAGraph()
@@ -294,5 +292,5 @@ def test_on_a_gpu_nothing_waits_and_a_step_can_be_captured():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_generator_of_another_device_is_refused():
     rng = torch.Generator("cuda")
-    with pytest.raises(ValueError, match="rng draws on cuda(:0)? and the images are on cpu"):
+    with pytest.raises(ValueError, match=r"rng draws on cuda(:0)? and the images are on cpu"):
         tl.prepro.crop(torch.zeros(8, 8), 4, 4, True, rng=rng)

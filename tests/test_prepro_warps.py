@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from torchlayer import prepro
+from torchlayer._waits import reporting_waits
 
 OF_NUMPY = ("constant", "edge", "symmetric", "reflect", "wrap")
 CORNERS = [[0, 0], [0, 27], [27, 27], [27, 0]]
@@ -250,8 +251,5 @@ def test_on_a_gpu_it_is_the_same_and_nothing_waits(name):
     assert ((y - expected).abs() > 1e-3).float().mean() < 2e-3  # where a position on the rim is rounded the other way
     device, rng = batch.cuda(), torch.Generator("cuda").manual_seed(0)
     fn(device, **options, rng=rng)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with reporting_waits("error"):
         fn(device, **options, rng=rng)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
