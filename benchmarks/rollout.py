@@ -92,7 +92,8 @@ def ours(n_groups: int, n: int, policy: tutorial.Policy, n_steps: int, device: t
     def group() -> FrameStack:
         return FrameStack(emulator(n // n_groups, (210, 160), 1), N_FRAMES, tutorial.field, device)
 
-    return Rollout([group() for _ in range(n_groups)], act, n_steps, device=device, seed=0).collect
+    captured: Any = {"capture": True, "generators": [generator]}
+    return Rollout([group() for _ in range(n_groups)], act, n_steps, device=device, seed=0, **captured).collect
 
 
 def alone(envs: Any, n_steps: int) -> Play:

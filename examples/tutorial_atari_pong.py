@@ -85,7 +85,9 @@ def rollout(args: argparse.Namespace, policy: Policy, generator: torch.Generator
     act = player(args, policy, generator)
     n_groups = 2 if args.env == "pong" and n % 2 == 0 else 1  # while one is emulated, the policy looks at the other
     groups = [games(args, n // n_groups) for _ in range(n_groups)]
-    return Rollout(groups, act, args.n_steps, device=args.device, seed=seed, timeout=args.timeout, name=args.env)
+    settings: Any = {"device": args.device, "seed": seed, "timeout": args.timeout, "name": args.env}
+    drawn_from = [] if generator is None else [generator]
+    return Rollout(groups, act, args.n_steps, **settings, capture=True, generators=drawn_from)
 
 
 # fast: an actor and a critic, PPO ------------------------------------------------
@@ -310,7 +312,7 @@ def evaluate(model: Fast | Page, args: argparse.Namespace) -> Iterator[tuple[str
     playing = rollout(args, model.policy, generator, args.games, seed)
     for name in ("drawn", "likeliest"):
         if name == "likeliest":
-            playing.act = player(args, model.policy, None)
+            playing.set_act(player(args, model.policy, None))
             playing.reset(seed)
         rewards = tl.rein.first_episodes(playing)
         returns, points = torch.stack([game.sum() for game in rewards]), torch.cat(rewards)

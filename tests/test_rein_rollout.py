@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import torchlayer as tl
 from torchlayer.rein import (
     BrokenEnvironment,
     Catch,
@@ -19,6 +20,7 @@ from torchlayer.rein import (
 )
 from torchlayer.rein.environments import DISABLED, NEXT_STEP, SAME_STEP, autoreset_mode
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NEEDED = "needs gymnasium: pip install torchlayer[rl]"
 MODES = [NEXT_STEP, SAME_STEP, DISABLED]
 
@@ -440,3 +442,53 @@ def test_the_emulator_plays_the_same_steps_in_either_mode():
         rollout.close()
     for ours, theirs in zip(found[SAME_STEP], found[NEXT_STEP]):
         assert torch.equal(ours, theirs)
+
+
+# Captured ------------------------------------------------------------------------
+
+
+def drawing(weight, generator):
+    """A policy that draws, from logits that ``weight`` decides."""
+
+    def act(observations):
+        logits = observations.float().flatten(1) @ weight
+        return {"actions": tl.nlp.sample_logits(logits, rng=generator), "values": logits.sum(-1)}
+
+    return act
+
+
+def played(capture, device):
+    generator, weight = torch.Generator(device).manual_seed(0), torch.randn(400, 3, device=device)
+    rollout = Rollout(
+        Catch(num_envs=5, device=device), drawing(weight, generator), 8,
+        device=device, seed=0, capture=capture, generators=[generator],
+    )  # fmt: skip
+    found = []
+    for _ in range(3):
+        steps = rollout.collect()
+        found += [x.clone() for x in (steps.observations, steps.actions, steps.rewards, steps.extras["values"])]
+        weight.neg_()  # trained in place
+    rollout.set_act(drawing(weight, generator), [generator])
+    found.append(rollout.collect().actions.clone())
+    rollout.close()
+    return found
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_a_captured_act_plays_as_it_would_have(device):
+    torch.manual_seed(1)
+    expected = played(False, device)
+    torch.manual_seed(1)
+    for ours, theirs in zip(played(True, device), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@needs_cuda
+def test_an_act_that_waits_for_the_device_is_not_captured():
+    def act(observations):
+        return {"actions": torch.full((len(observations),), observations.sum().int().item() % 3, device="cuda")}
+
+    rollout = Rollout(Catch(num_envs=2, device="cuda"), act, 4, device="cuda", seed=0, capture=True)
+    with pytest.raises(RuntimeError, match=r"act cannot be captured: .*capture=False runs it as it is"):
+        rollout.collect()
+    rollout.close()

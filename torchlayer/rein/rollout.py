@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ._captured import Act, CapturedAct
 from ._recurrence import from_the_end
 from .environments import (
     DISABLED,
@@ -61,9 +63,14 @@ class Rollout:
         seed: of the environments, each of which gets another.
         timeout: seconds after which an environment that does not answer is given up.
         name: what errors call the environments.
+        capture: on a CUDA device, make ``act`` a CUDA graph, one launch instead of one for each of its kernels. It must
+            not wait for the device, nor read tensors that are replaced rather than changed in place. On a CPU nothing
+            is captured.
+        generators: those that ``act`` draws from, which a captured one must know of.
 
     Raises:
         BrokenEnvironment: an environment raised, hung, or returned what is no step; the text names it.
+        RuntimeError: ``act`` cannot be captured.
         ValueError: the environments do not say their autoreset mode, or ``act`` returned no actions.
 
     >>> from torchlayer.rein import Catch, Rollout
@@ -78,18 +85,22 @@ class Rollout:
     def __init__(
         self,
         environments: Any,
-        act: Callable[[Tensor], Mapping[str, Tensor]],
+        act: Act,
         n_steps: int,
         *,
         device: str | torch.device = "cpu",
         seed: int | None = None,
         timeout: float = 60.0,
         name: str | None = None,
+        capture: bool = False,
+        generators: Sequence[torch.Generator] = (),
     ):
         groups = list(environments) if isinstance(environments, Sequence) else [environments]
         if not groups or n_steps < 1:
             raise ValueError(f"a Rollout needs environments and n_steps of 1 or more, got {len(groups)} and {n_steps}")
-        self.act, self.n_steps, self.device = act, n_steps, torch.device(device)
+        self.n_steps, self.device = n_steps, torch.device(device)
+        self._capture = capture and self.device.type == "cuda"
+        self.set_act(act, generators)
         self._groups: list[_Group] = []
         self.n_envs = 0
         for i, group in enumerate(groups):
@@ -102,6 +113,11 @@ class Rollout:
         self._returns: Tensor | None = None  # (N,), of the episodes that are being played
         self._ended: Tensor | None = None  # (N,), whether the last step was an episode's last
         self.reset(seed)
+
+    def set_act(self, act: Act, generators: Sequence[torch.Generator] = ()) -> None:
+        """Play on under another policy."""
+        checked = partial(_checked, act)
+        self.act = CapturedAct(checked, generators) if self._capture else checked
 
     def reset(self, seed: int | None = None) -> None:
         """Begin new episodes everywhere."""
@@ -135,7 +151,7 @@ class Rollout:
 
     def _begin_step(self, group: _Group, t: int) -> None:
         observations = self._here(group.observations)
-        found = self._acted(observations)
+        found = self.act(observations)
         self._keep("observations", group, t, observations)
         for key, value in found.items():
             self._keep(key, group, t, value)
@@ -155,18 +171,7 @@ class Rollout:
         if final is not None and "values" in self._kept and bool(truncated.any()):
             if "final_values" not in self._kept:
                 self._kept["final_values"] = torch.zeros_like(self._kept["values"])
-            self._kept["final_values"][group.rows, t] = self._acted(self._here(final))["values"]
-
-    def _acted(self, observations: Tensor) -> Mapping[str, Tensor]:
-        found = self.act(observations)
-        actions = found.get("actions") if isinstance(found, Mapping) else None
-        if not isinstance(actions, Tensor) or actions.shape != observations.shape[:1] or actions.is_floating_point():
-            what = f"{tuple(actions.shape)} of {actions.dtype}" if isinstance(actions, Tensor) else f"{found!r:.80}"
-            raise ValueError(
-                f"act must return a dict with integer 'actions' of shape ({len(observations)},), one for each "
-                f"observation, got {what}"
-            )
-        return found
+            self._kept["final_values"][group.rows, t] = self.act(self._here(final))["values"]
 
     def _here(self, observations: Any) -> Tensor:
         if not isinstance(observations, Tensor):
@@ -214,7 +219,7 @@ class Rollout:
 
     def _next_values(self, ended: Tensor) -> Tensor:
         values = self._kept["values"]
-        last = torch.cat([self._acted(self._here(group.observations))["values"] for group in self._groups])
+        last = torch.cat([self.act(self._here(group.observations))["values"] for group in self._groups])
         following = torch.cat((values[:, 1:], last.unsqueeze(1)), 1)
         final = self._kept.get("final_values")
         for group in self._groups:
@@ -248,6 +253,18 @@ class Rollout:
         self._returns, self._ended = (
             None if state_dict[key] is None else state_dict[key].to(self.device) for key in ("returns", "ended")
         )
+
+
+def _checked(act: Act, observations: Tensor) -> Mapping[str, Tensor]:
+    found = act(observations)
+    actions = found.get("actions") if isinstance(found, Mapping) else None
+    if not isinstance(actions, Tensor) or actions.shape != observations.shape[:1] or actions.is_floating_point():
+        what = f"{tuple(actions.shape)} of {actions.dtype}" if isinstance(actions, Tensor) else f"{found!r:.80}"
+        raise ValueError(
+            f"act must return a dict with integer 'actions' of shape ({len(observations)},), one for each "
+            f"observation, got {what}"
+        )
+    return found
 
 
 class _Group:
