@@ -43,12 +43,16 @@ class CapturedAct:
         torch.cuda.synchronize(held.device)
         for generator in self.generators:
             graph.register_generator_state(generator)
+        torchs = torch.cuda.default_generators[held.device.index or 0]
+        unbroken = [(generator, generator.clone_state()) for generator in (torchs, *self.generators)]
         try:
             # other groups' threads copy and allocate meanwhile
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 found = dict(self.act(held))
         except Exception as error:
-            torch.cuda.set_stream(here)  # torch leaves it inside the broken capture
+            torch.cuda.set_stream(here)  # torch leaves it, and the generators, inside the broken capture
+            for generator, state in unbroken:
+                generator.graphsafe_set_state(state)
             why = str(error).strip().splitlines()[0]
             raise RuntimeError(
                 f"act cannot be captured: {why}; it must not wait for the device, and draw from the rollout's "
