@@ -258,7 +258,7 @@ def _compact(stacks: Sequence[CellStack], kind: str, weights: list[Tensor], n_in
     once: copying a layer or moving it to another device breaks the block up, which the addresses tell.
     """
     addresses = tuple(w.data_ptr() for w in weights)
-    if addresses == getattr(stacks[0], "_block", None) or not torch.backends.cudnn.is_acceptable(weights[0]):
+    if addresses == getattr(stacks[0], "_block", None) or not _cudnn_takes(weights[0]):
         return
     own = all(w.is_leaf for w in weights)  # and not what torch.func.functional_call put in their place
     if own and len(set(addresses)) == len(weights) and len({w.dtype for w in weights}) == 1:
@@ -269,6 +269,12 @@ def _compact(stacks: Sequence[CellStack], kind: str, weights: list[Tensor], n_in
                 weights, 4, n_in, mode, hidden, 0, len(stacks[0]), True, both_ways
             )
     stacks[0]._block = tuple(w.data_ptr() for w in weights)  # type: ignore[assignment]
+
+
+def _cudnn_takes(weight: Tensor) -> bool:
+    """torch's own test knows no bfloat16, for which cuDNN then copies all weights at each call."""
+    as_half = weight.new_empty(0, dtype=torch.float16) if weight.dtype == torch.bfloat16 else weight
+    return torch.backends.cudnn.is_acceptable(as_half)
 
 
 def _in_one_block(weights: list[Tensor]) -> list[Tensor]:
