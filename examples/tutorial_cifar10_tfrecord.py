@@ -108,6 +108,8 @@ def train_original(name: str, data: Data, args: argparse.Namespace) -> dict[str,
     n_steps = len(data.X_train) // args.batch_size
     print(f"   learning_rate: {args.lr:f}\n   batch_size: {args.batch_size}\n   n_step_epoch: {n_steps}")
     for epoch in run.epochs():
+        if args.anneal:
+            optimizer.param_groups[0]["lr"] = args.lr * (1 - (epoch - 1) / args.epochs)
         order = torch.randperm(len(data.X_train), device=args.device)[: n_steps * args.batch_size]
         for rows in run.steps(order.split(BLOCK * args.batch_size)):
             run.add(step.sweep(data.X_train[rows], data.y_train[rows], batch_size=args.batch_size).sum())
@@ -415,6 +417,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="the first epoch that begins later than this is the last")
     parser.add_argument("--batch-size", type=int, help="default: the model's")
     parser.add_argument("--lr", type=float, help="default: the model's")
+    parser.add_argument(
+        "--anneal", action="store_true", help="let the rate fall to 0, a little each epoch; fast has its own"
+    )
     parser.add_argument("--validation", type=int, default=0, help="so many of the last training images are held back")
     parser.add_argument("--images", type=int, help="train on the first so many only: for a look on a CPU")
     parser.add_argument("--measure-every", type=int, default=1, help="epochs")

@@ -94,6 +94,18 @@ def test_cifar10_trains_and_draws(cifar, run, few, model):
     assert names < {p.name for p in Path("out").iterdir()}
 
 
+def test_cifar10_anneals_its_rate_if_told_to(cifar, run, few, monkeypatch):
+    rates, sweep = [], tl.TrainStep.sweep
+
+    def noted(step, *args, **kwargs):
+        rates.append(step.optimizer.param_groups[0]["lr"])
+        return sweep(step, *args, **kwargs)
+
+    monkeypatch.setattr(tl.TrainStep, "sweep", noted)
+    run(cifar, *few, "tutorial", "--lr", "1e-3", "--anneal", "--epochs", "2")
+    assert rates == [1e-3, 5e-4]
+
+
 @pytest.mark.parametrize("model", ["tutorial", "fast"])
 def test_cifar10_resumed_ends_as_if_it_had_never_stopped(cifar, run, few, model, monkeypatch):
     for name in ("confusion", "curves", "CNN2d"):
