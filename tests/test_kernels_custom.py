@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,10 @@ needs_compiler = pytest.mark.skipif(
     reason="no C++ compiler, or TORCHLAYER_BACKEND is set",
 )
 COUNT = itertools.count()
+# Some machines have no other libstdc++ to link with. Its symbols must not mix with those of torch's.
+COMPILERS = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+STATIC = next((c for c in COMPILERS if c and shutil.which(c.split()[0])), "c++")
+STATIC += " -static-libstdc++" if platform.system() == "Linux" else ""
 
 SOURCE = r"""
 #include <map.h>
@@ -70,6 +75,7 @@ def cache(tmp_path_factory):
 @needs_compiler
 def test_a_compiled_op_keeps_every_promise(cache, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("CXX", STATIC)
     calls = []
 
     def reference(a, b):
@@ -93,7 +99,8 @@ def test_a_compiled_op_keeps_every_promise(cache, monkeypatch):
 
 
 @needs_compiler
-def test_a_shipped_binary_is_used_where_there_is_no_compiler(cache, tmp_path):
+def test_a_shipped_binary_is_used_where_there_is_no_compiler(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", STATIC)
     library = compile_library(cache / "blend.cu", folder=cache / "torchlayer")
     script = f"""
 import torch

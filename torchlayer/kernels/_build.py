@@ -158,6 +158,10 @@ class Build:
             # The first two as in torch's own build: without them `x < 0 ? 0 : x * x` is a branch, 50 times as slow.
             self._flags = [*_FLAGS, "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fvisibility=hidden"]
             libraries = ["-ltorch_cpu"]
+        if platform.system() == "Linux":
+            # Where the compiler puts libstdc++ into the library, its symbols would mix with those of torch's libstdc++,
+            # and a number in an error's text ends the text, or the process.
+            libraries = ["-Xlinker", "--exclude-libs=ALL", *libraries]
         self.device = device
         self._headers = ["-isystem", str(torch / "include")]
         self._libraries = [f"-L{torch / 'lib'}", *libraries]
