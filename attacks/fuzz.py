@@ -18,6 +18,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import pickle
 import random
@@ -43,6 +44,7 @@ import torchlayer as tl
 from torchlayer.files import FileFormatError
 from torchlayer.files._pickle_reader import Refused
 from torchlayer.files._pickle_reader import read as read_pickled
+from torchlayer.files.crc32c import masked_crc32c
 from torchlayer.files.docstrings import _head, _kept
 from torchlayer.files.idx import read_idx
 from torchlayer.files.sealed import _HEADER, write_sealed
@@ -72,6 +74,29 @@ class Found(NamedTuple):
 def idx() -> list[bytes]:
     images = struct.pack(">4B3I", 0, 0, 8, 3, 5, 4, 4) + bytes(range(80))
     return [images, struct.pack(">4B3I", 0, 0, 8, 3, 0, 28, 28), images[:4] + bytes(12)]
+
+
+def idx_labels() -> list[bytes]:
+    return [struct.pack(">4BI", 0, 0, 8, 1, 20) + bytes(range(20))]
+
+
+def cifars() -> list[bytes]:
+    records = [bytes([label]) + random.Random(label).randbytes(3072) for label in (0, 5, 9)]
+    return [records[0], b"".join(records)]
+
+
+def examples() -> list[bytes]:
+    values = {"label": 3, "image": bytes(range(60)), "box": [0.5, -1.0, 3.5], "ids": [-1, 300, 2**40], "empty": []}
+    return [tl.files.encode_example(values), tl.files.encode_example({"a": 1})]
+
+
+def sequences() -> list[bytes]:
+    lists = {"words": ["a", "cat"], "ids": [1, 2]}
+    return [tl.files.encode_sequence_example({"image": bytes(range(30))}, lists), examples()[0]]
+
+
+def tfrecords() -> list[bytes]:
+    return [b"".join(map(framed, (examples()[0], b"", examples()[1]))), framed(b"one")]
 
 
 def npy(array: np.ndarray, pickled: bool = False) -> bytes:
@@ -227,8 +252,19 @@ def value_npy(text: bytes) -> bytes:
     return zipped(("__torchlayer_value__.npy", entry), ("array_0.npy", npys()[0]), ("array_1.npy", npy(np.arange(3))))
 
 
+def framed(record: bytes, length: bytes | None = None) -> bytes:
+    """A record of a TFRecord file, whose sums are right even where its length is not."""
+    length = struct.pack("<Q", len(record)) if length is None else length
+    sums = [struct.pack("<I", masked_crc32c(part)) for part in (length, record)]
+    return length + sums[0] + record + sums[1]
+
+
 def gzipped(data: bytes) -> bytes:
     return gzip.compress(data, 1)
+
+
+def xzipped(data: bytes) -> bytes:
+    return lzma.compress(data, preset=0)
 
 
 def pickled(path: Path) -> None:
@@ -262,6 +298,22 @@ TARGETS = {
     "analogies": Target(lambda p: tl.nlp.read_analogies_file(p, WORDS), analogies),
     "imdb": Target(lambda p: tl.files.load_imdb_dataset(p.parent), imdbs, name="imdb.npz"),
     "docstrings": Target(_kept, docstrings),
+    "idx labels": Target(lambda p: read_idx(p, 1), idx_labels),
+    "cifar": Target(tl.files.read_cifar10, cifars),
+    "cifar in gzip": Target(tl.files.read_cifar10, cifars, gzipped, "a.gz"),
+    "cifar in xz": Target(tl.files.read_cifar10, cifars, xzipped, "a.xz"),
+    "xz": Target(tl.files.read_cifar10, lambda: [xzipped(s) for s in cifars()], name="a.xz"),
+    "tfrecord": Target(lambda p: list(tl.files.read_tfrecord(p)), tfrecords),
+    "tfrecord by number": Target(lambda p: list(tl.files.TFRecordFile(p)), tfrecords),
+    "tfrecord length": Target(
+        lambda p: list(tl.files.read_tfrecord(p)),
+        lambda: [struct.pack("<Q", 40) + bytes(40), struct.pack("<Q", 0)],
+        lambda data: framed(data[8:], data[:8].ljust(8, b"\0")),
+    ),
+    "example": Target(lambda p: [tl.files.decode_example(r) for r in tl.files.read_tfrecord(p)], examples, framed),
+    "sequence example": Target(
+        lambda p: [tl.files.decode_sequence_example(r) for r in tl.files.read_tfrecord(p)], sequences, framed
+    ),
     "zip": Target(extracted, zips),
     "tar": Target(extracted, tars),
     "tar in gzip": Target(extracted, tars, gzipped),
@@ -330,8 +382,8 @@ def fuzz(name: str, n: int, seed: int, keep: Path) -> Found:
                     accepted += 1
                 except FileFormatError as e:
                     refused += 1
-                    if not str(e):
-                        fault = "a message without words"
+                    if e.path != str(path) or not e.reason or (e.offset or 0) < 0:
+                        fault = f"an error that does not say where or why: {e}"[:100]
                 except Exception as e:
                     fault = f"{type(e).__name__}: {e}"[:100]
                 seconds = time.process_time() - started

@@ -7,6 +7,7 @@ import io
 import lzma
 import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,23 @@ def test_bombs_are_not_unpacked(tmp_path):
     path.write_bytes(greedy)
     with pytest.raises(FileFormatError, match=r"packing is damaged.*[Mm]emory"):
         files.read_cifar10(path, 1)
+
+
+def quickly(data):
+    return lzma.compress(data, preset=0)  # the others ask for megabytes of their own
+
+
+@pytest.mark.parametrize(("end", "pack"), [("", bytes), (".gz", gzip.compress), (".xz", quickly)])
+def test_small_files_take_little_memory_though_any_number_of_records_may_come(tmp_path, end, pack):
+    path = tmp_path / f"a.bin{end}"
+    path.write_bytes(pack(batch(0)[:3073]))
+    tracemalloc.start()
+    try:
+        files.read_cifar10(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 REAL = Path(os.environ.get("TORCHLAYER_DATA", "nowhere"), "cifar10")  # before the fixture hides it

@@ -151,7 +151,7 @@ def test_mutated_and_hostile_files_raise_the_one_error_and_ask_for_nothing(tmp_p
     assert done.returncode == 0, done.stderr + "\n".join(line for line in lines if line.startswith("WRONG"))
     assert lines[-1].startswith("34 hostile files, 0 not refused")
     found = json.loads(lines[0])
-    assert len(found) == 24
+    assert len(found) == 34
     for name, (accepted, refused, *_, faults) in found.items():
         assert (name, faults) == (name, {})
         assert accepted + refused == 200

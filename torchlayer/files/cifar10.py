@@ -30,6 +30,7 @@ _MIRRORS = (
     "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/",
 )
 _FOLDER = "cifar-10-batches-bin"  # within the archive
+_PIECE = 1 << 20  # bytes read at once
 _XZ_MEMORY = 1 << 28  # bytes that an xz file may ask for to be unpacked; xz -9 asks for 65 MiB
 
 
@@ -147,9 +148,9 @@ def _unpacked(path: str | os.PathLike[str], f: IO[bytes], n_bytes: int) -> bytes
     name = os.fspath(path)
     if name.endswith(".gz"):
         with gzip.GzipFile(fileobj=f) as packed:
-            return packed.read(n_bytes)
+            return _read(packed, n_bytes)
     if not name.endswith(".xz"):
-        return f.read(n_bytes)
+        return _read(f, n_bytes)
     unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
     data = unpacker.decompress(f.read(), n_bytes)
     if len(data) < n_bytes and not unpacker.eof:
@@ -157,6 +158,15 @@ def _unpacked(path: str | os.PathLike[str], f: IO[bytes], n_bytes: int) -> bytes
     if unpacker.unused_data:
         raise lzma.LZMAError("bytes follow the end of the stream")
     return data
+
+
+def _read(f: IO[bytes] | gzip.GzipFile, n_bytes: int) -> bytes:
+    """At most so many bytes. A file's own ``read`` takes memory for all of them before it looks how many there are."""
+    pieces = []
+    while n_bytes and (piece := f.read(min(n_bytes, _PIECE))):
+        pieces.append(piece)
+        n_bytes -= len(piece)
+    return b"".join(pieces)
 
 
 @contextlib.contextmanager
