@@ -110,6 +110,18 @@ def test_missing_files_offline_name_files_places_and_cures(tmp_path, monkeypatch
         assert part in str(error.value)
 
 
+def test_without_a_home_a_given_path_is_enough_and_else_the_cure_is_named(folder, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("TORCHLAYER_OFFLINE")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert len(files.load_cifar10_dataset(path=folder)[0]) == 5 * N
+    with pytest.raises(FileNotFoundError, match="no home folder to keep data sets in; pass path="):
+        files.load_cifar10_dataset()
+
+
 def test_missing_files_are_downloaded_verified_and_unpacked(folder, tmp_path, monkeypatch):
     asked = []
 

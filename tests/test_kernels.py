@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchlayer import kernels
+from torchlayer import _info, kernels
 from torchlayer.kernels import _build, _library, discounted_sum
 
 
@@ -158,6 +158,20 @@ def test_a_cache_that_cannot_be_written_is_the_reason_given(bare, tmp_path):
     backend = _library.load("cpu")
     assert backend.name == "python"
     assert "Not a directory" in backend.reason
+
+
+def test_without_a_home_nothing_is_looked_for_in_the_current_folder(bare, tmp_path):
+    """As for a container's user who has a number and no name."""
+    bare.setenv("CXX", compiler_script(tmp_path))
+    bare.delenv("XDG_CACHE_HOME")
+    bare.setattr(os.path, "expanduser", lambda path: path)
+    bare.chdir(tmp_path)
+    reason = "there is no home folder to keep a library in; set HOME or XDG_CACHE_HOME"
+    assert _library.load("cpu") == ("python", reason)
+    assert dict(_info.report())["cache"] == f"none: {reason}"
+    assert not (tmp_path / "~").exists()
+    with pytest.raises(RuntimeError, match="there is no home folder"):
+        kernels.compile_library("x", "cpu")
 
 
 def test_a_library_that_does_not_load_is_the_reason_given(bare, tmp_path):

@@ -75,7 +75,7 @@ def report() -> list[tuple[str, str]]:
         ("cuda kernels", f"{cuda.name}: {cuda.reason}"),
         ("compiler", _describe(_build.cxx_compiler)),
         ("nvcc", _describe(_build.cuda_compiler)),
-        ("cache", str(_build.cache_folder())),
+        ("cache", _cache()),
         ("settings", " ".join(settings) or "none"),
     ]
 
@@ -148,6 +148,13 @@ def _gpus() -> list[str]:
         return []
     gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return [f"{i}: {g.name}, {g.total_memory / 2**30:.0f} GiB, sm_{g.major}{g.minor}" for i, g in enumerate(gpus)]
+
+
+def _cache() -> str:
+    try:
+        return str(_build.cache_folder())
+    except _build.BuildError as error:
+        return f"none: {error}"
 
 
 def _describe(find: Callable[[], list[str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,17 +14,33 @@ def places(dataset: str, path: str | os.PathLike[str] | None) -> list[Path]:
     root = os.environ.get("TORCHLAYER_DATA")
     given = [Path(root).expanduser() / dataset, Path(root).expanduser()] if root else []
     first = [] if path is None else [Path(path).expanduser()]
-    return list(dict.fromkeys([*first, *given, cache_folder() / dataset]))
+    last = []
+    with contextlib.suppress(FileNotFoundError):
+        last = [cache_folder() / dataset]
+    return list(dict.fromkeys([*first, *given, *last]))
 
 
 def home_folder(dataset: str, path: str | os.PathLike[str] | None) -> Path:
-    """The folder that new files go to: ``path``, or else the data set's part of the cache."""
+    """The folder that new files go to: ``path``, or else the data set's part of the cache.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
     return Path(path).expanduser() if path is not None else cache_folder() / dataset
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/torchlayer/data``, by default under ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchlayer" / "data"
+    """``$XDG_CACHE_HOME/torchlayer/data``, by default under ``~/.cache``.
+
+    Raises:
+        FileNotFoundError: there is no home, as for a container's user without a name.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchlayer" / "data"
+    except RuntimeError:
+        raise FileNotFoundError(
+            "there is no home folder to keep data sets in; pass path=, or set HOME or XDG_CACHE_HOME"
+        ) from None
 
 
 def find_folder(dataset: str, names: tuple[str, ...], path: str | os.PathLike[str] | None) -> Path:

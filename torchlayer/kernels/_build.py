@@ -50,8 +50,15 @@ def setting(variable: str, choices: tuple[str, ...]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where libraries compiled at first use are kept: ``$XDG_CACHE_HOME/torchlayer`` or ``~/.cache/torchlayer``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "torchlayer"
+    """Where libraries compiled at first use are kept: ``$XDG_CACHE_HOME/torchlayer`` or ``~/.cache/torchlayer``.
+
+    Raises:
+        BuildError: there is no home, as for a container's user without a name.
+    """
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if folder.startswith("~"):  # a folder of that name in the current one: whoever owns it would give us his code
+        raise BuildError("there is no home folder to keep a library in; set HOME or XDG_CACHE_HOME")
+    return Path(folder) / "torchlayer"
 
 
 def source_folder() -> Path:

@@ -91,8 +91,8 @@ def compile_library(source: str | Path, device: str = "cpu", folder: str | Path 
     """
     if device not in _SUFFIX:
         raise ValueError(f"device is {device!r}; set it to 'cpu' or 'cuda'")
-    folder = _build.cache_folder() if folder is None else Path(folder)
     try:
+        folder = _build.cache_folder() if folder is None else Path(folder)
         return _builder(source, device, folder).run(folder)
     except _build.BuildError as error:
         raise RuntimeError(f"{error}\n{error.output}".rstrip()) from None
