@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import random
@@ -490,6 +491,81 @@ def test_older_checkpoints_are_kept_where_there_are_no_hard_links(tmp_path, monk
     for i in range(3):
         checkpoint.save(tmp_path / "a.ckpt", position=i, keep=2)
     assert [checkpoint.load(tmp_path / n)["position"] for n in ("a.ckpt", "a.ckpt.1")] == [2, 1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a file's size are POSIX's")
+@pytest.mark.parametrize("n_bytes", [0, 512, 1 << 14, 1 << 15, (1 << 15) + 4096])
+def test_full_disk_is_an_os_error_and_costs_no_older_checkpoint(tmp_path, n_bytes):
+    import resource
+
+    path, net = tmp_path / "a.ckpt", nn.Linear(90, 90)
+    for position in (1, 2):
+        checkpoint.save(path, model=net, position=position, keep=2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoint.save(path, model=net, position=3, keep=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [checkpoint.load(p)["position"] for p in (path, tmp_path / "a.ckpt.1")] == [2, 1]
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "a.ckpt.1"]
+
+
+def test_disk_that_fails_at_the_last_step_leaves_no_stray_then_or_later(tmp_path, monkeypatch):
+    path, net = tmp_path / "a.ckpt", nn.Linear(2, 2)
+    checkpoint.save(path, model=net, position=1, keep=2)
+
+    def fails(source, target):
+        if Path(target) == path:
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    replace = os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            checkpoint.save(path, model=net, position=2, keep=2)
+    assert checkpoint.load(path)["position"] == 1
+    checkpoint.save(path, model=net, position=3, keep=2)
+    assert [checkpoint.load(p)["position"] for p in (path, tmp_path / "a.ckpt.1")] == [3, 1]
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "a.ckpt.1"]
+
+
+def test_disk_that_fails_between_the_older_ones_leaves_no_stray(tmp_path, monkeypatch):
+    path, net = tmp_path / "a.ckpt", nn.Linear(2, 2)
+    checkpoint.save(path, model=net, position=1, keep=2)
+
+    def fails(source, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            checkpoint.save(path, model=net, position=2, keep=2)
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), MemoryError),
+        (MemoryError(), MemoryError),
+        (OSError(errno.EIO, "Input/output error"), OSError),
+    ],
+)
+def test_load_that_lacks_memory_or_a_disk_is_not_taken_for_damage(tmp_path, monkeypatch, raised, error):
+    """An older checkpoint would be loaded in its place, and steps be lost."""
+    path = tmp_path / "a.ckpt"
+    for position in (1, 2):
+        checkpoint.save(path, model=nn.Linear(2, 2), position=position, keep=2)
+
+    def fails(*args, **kwargs):
+        raise raised
+
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(error):
+        checkpoint.load(path)
 
 
 KILLS = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import http.client
@@ -9,14 +10,17 @@ import http.server
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
 from torchlayer import files
-from torchlayer.files.download import _Https, download, maybe_download_and_extract
+from torchlayer.files.download import _Https, _locked_part, download, maybe_download_and_extract
 
 BODY = bytes(range(256)) * 1024  # 256 KiB: several reads of the client
 SHA256, SIZE = hashlib.sha256(BODY).hexdigest(), len(BODY)
@@ -394,6 +398,48 @@ def test_killed_downloads_are_continued_and_never_wrong(server, tmp_path):
     assert parts == sorted(parts) or (tmp_path / "a.bin").exists()
     assert fetch(server, tmp_path, sha256=whole, size=len(server.body)).read_bytes() == server.body
     assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_meanwhile_keeps_nobody_waiting(tmp_path):
+    import fcntl
+
+    part = tmp_path / "a.bin.part"
+    with _locked_part(tmp_path / "a.bin") as f:
+        f.write(b"a piece")
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with open(part, "rb") as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+ATTACKED = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import kill_downloads
+print(kill_downloads.attack(pathlib.Path(sys.argv[2]), 12, 2)._asdict())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_crowd_downloads_once_and_outlives_the_one_that_does(tmp_path, monkeypatch):
+    """A small number of what attacks/kill_downloads.py does."""
+    root = Path(files.__file__).parents[2]
+    monkeypatch.delenv("TORCHLAYER_OFFLINE", raising=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-W", "ignore", "-c", ATTACKED, str(root / "attacks"), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    found = ast.literal_eval(run.stdout)
+    assert found["wrong"] == []
+    assert found["kills"] >= 12
+    assert found["requests"] == found["crowds"] == 2
 
 
 def test_mirror_goes_on_with_what_another_one_began(server, tmp_path):

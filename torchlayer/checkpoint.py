@@ -89,6 +89,7 @@ def save(
     Raises:
         TypeError: something in it is neither a tensor nor a plain value; the text says what and where.
         ValueError: a layer has no size yet, or a name is taken.
+        OSError: the disk is full, or fails; what was there before stays.
     """
     write(path, gather(model, optimizer, generators, position, extra, others), keep)
 
@@ -125,6 +126,8 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 1)
     with atomic_write(path) as f:
         write_sealed(f, payload)
         if keep > 1:
+            f.flush()
+            os.fsync(f.fileno())  # a disk that is full must say so before an older file gives up its place
             _rotate(Path(os.path.realpath(path)), keep)
 
 
@@ -141,6 +144,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileFormatError: damaged, cut off, or not a checkpoint; the text says which.
         FileNotFoundError: there is no such file.
+        MemoryError: there is not the memory for it; no older one is tried.
     """
     target = Path(os.path.realpath(path))
     sweep(target)
@@ -323,10 +327,14 @@ def _rotate(path: Path, keep: int) -> None:
     if path.exists():
         link = temporary_name(path)
         try:
-            os.link(path, link)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(path, link)
-        os.replace(link, names[1])
+            try:
+                os.link(path, link)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, link)
+            os.replace(link, names[1])
+        finally:  # renaming one name of a file to another of its names does nothing at all
+            with suppress(OSError):
+                os.unlink(link)
 
 
 def _older(path: Path) -> list[Path]:

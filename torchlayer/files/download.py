@@ -147,6 +147,8 @@ def _locked_part(target: Path) -> Iterator[BinaryIO | None]:
                 if _is_open_at(part, path) and os.path.getsize(path) == 0:
                     path.unlink()
                     _tag_of(path).unlink(missing_ok=True)
+                if fcntl is not None:
+                    fcntl.flock(part, fcntl.LOCK_UN)  # closing is not enough: a forked process may have it open, too
         return
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 from typing import Any, BinaryIO
 
 import torch
 
+from .atomic import DISK_ERRORS
 from .errors import FileFormatError
 
 _HEADER = struct.Struct(">16sIIQ32s")  # mark, version, zero, length, SHA-256: 64 bytes, so the tensors stay aligned
@@ -23,10 +25,19 @@ _CHUNK = 1 << 20
 
 
 def write_sealed(f: BinaryIO, content: Any) -> None:
-    """Write ``content`` to a seekable file that is empty."""
+    """Write ``content`` to a seekable file that is empty.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
     f.write(bytes(_HEADER.size))
     digested: Any = _DigestedWriter(f)
-    torch.save(content, digested)
+    try:
+        torch.save(content, digested)
+    except RuntimeError:
+        if digested.error is not None:  # torch goes on writing after it, and then misses the bytes: "unexpected pos"
+            raise digested.error from None
+        raise
     f.seek(0)
     f.write(_HEADER.pack(_MARK, _VERSION, 0, digested.n_bytes, digested.sha256.digest()))
 
@@ -37,6 +48,7 @@ def read_sealed(path: str | os.PathLike[str]) -> Any:
     Raises:
         FileFormatError: damaged, cut off, or something else; the text says which.
         FileNotFoundError: there is no such file.
+        MemoryError: there is not the memory for it.
     """
     with open(path, "rb") as f:
         header = f.read(_HEADER.size)
@@ -60,6 +72,11 @@ def read_sealed(path: str | os.PathLike[str]) -> Any:
         try:
             return torch.load(payload, map_location="cpu", weights_only=True)
         except Exception as e:  # the digest is right, so the writer was not ours; torch raises eight kinds
+            if isinstance(e, MemoryError) or (isinstance(e, OSError) and e.errno in DISK_ERRORS):
+                raise
+            wanted = re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", str(e))
+            if wanted and int(wanted[1]) <= n_bytes:  # no more than the file has
+                raise MemoryError(f"there is not the memory for '{os.fspath(path)}', of {n_bytes} bytes") from None
             raise FileFormatError(path, f"its content is not what torchlayer writes ({e})", _HEADER.size) from e
 
 
@@ -68,10 +85,15 @@ class _DigestedWriter:
 
     def __init__(self, f: BinaryIO) -> None:
         self._f, self.sha256, self.n_bytes = f, hashlib.sha256(), 0
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.sha256.update(data)
-        n_bytes = self._f.write(data)
+        try:
+            n_bytes = self._f.write(data)
+        except OSError as e:
+            self.error = e
+            raise
         self.n_bytes += n_bytes
         return n_bytes
 
