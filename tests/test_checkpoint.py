@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import torchlayer
 from torchlayer import checkpoint
-from torchlayer.files import FileFormatError
+from torchlayer.files import FileFormatError, sealed
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -565,6 +565,68 @@ def test_load_that_lacks_memory_or_a_disk_is_not_taken_for_damage(tmp_path, monk
 
     monkeypatch.setattr(torch, "load", fails)
     with pytest.raises(error):
+        checkpoint.load(path)
+
+
+class Interrupting:
+    """A file whose method is interrupted by Ctrl-C at its ``n``-th call."""
+
+    def __init__(self, f, name, n):
+        self._f, self._name, self._n = f, name, n
+
+    def __getattr__(self, name):
+        method = getattr(self._f, name)
+        if name != self._name:
+            return method
+
+        def interrupted(*args):
+            self._n -= 1
+            if self._n == 0:
+                raise KeyboardInterrupt
+            return method(*args)
+
+        return interrupted
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+@pytest.mark.parametrize(
+    ("kind", "method"), [("_Payload", "read"), ("_Payload", "readinto"), ("_DigestedWriter", "write")]
+)
+def test_ctrl_c_in_the_middle_of_a_file_is_a_keyboard_interrupt(tmp_path, monkeypatch, kind, method, n):
+    """And no damage, for which an older checkpoint would be loaded and the run go on."""
+    path, net = tmp_path / "a.ckpt", nn.Linear(2, 2)
+    for position in (1, 2):
+        checkpoint.save(path, model=net, position=position, keep=2)
+    plain = getattr(sealed, kind)
+    files = []
+
+    def interrupting(f):
+        files.append(Interrupting(f, method, n))
+        return plain(files[-1])
+
+    monkeypatch.setattr(sealed, kind, interrupting)
+    act = (lambda: checkpoint.save(path, model=net, keep=2)) if method == "write" else (lambda: checkpoint.load(path))
+    try:
+        act()
+    except KeyboardInterrupt:
+        assert files[0]._n <= 0
+    else:
+        assert files[0]._n > 0, "the interrupt was lost"
+    monkeypatch.setattr(sealed, kind, plain)
+    assert checkpoint.load(path)["position"] in (2, None)
+    assert len(files) == 1
+
+
+def test_signal_that_torch_takes_for_an_error_is_the_signal(tmp_path, monkeypatch):
+    path = tmp_path / "a.ckpt"
+    for position in (1, 2):
+        checkpoint.save(path, model=nn.Linear(2, 2), position=position, keep=2)
+
+    def fails(*args, **kwargs):
+        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(KeyboardInterrupt):
         checkpoint.load(path)
 
 

@@ -34,9 +34,9 @@ def write_sealed(f: BinaryIO, content: Any) -> None:
     digested: Any = _DigestedWriter(f)
     try:
         torch.save(content, digested)
-    except RuntimeError:
+    except Exception:
         if digested.error is not None:  # torch goes on writing after it, and then misses the bytes: "unexpected pos"
-            raise digested.error from None
+            raise (_innocent(digested.error) or digested.error) from None
         raise
     f.seek(0)
     f.write(_HEADER.pack(_MARK, _VERSION, 0, digested.n_bytes, digested.sha256.digest()))
@@ -70,14 +70,19 @@ def read_sealed(path: str | os.PathLike[str]) -> Any:
         payload: Any = _Payload(f)
         payload.seek(0)
         try:
-            return torch.load(payload, map_location="cpu", weights_only=True)
+            content = torch.load(payload, map_location="cpu", weights_only=True)
         except Exception as e:  # the digest is right, so the writer was not ours; torch raises eight kinds
-            if isinstance(e, MemoryError) or (isinstance(e, OSError) and e.errno in DISK_ERRORS):
-                raise
+            innocent = _innocent(payload.error) or _innocent(e)
+            if innocent is not None:
+                raise innocent from None
             wanted = re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", str(e))
             if wanted and int(wanted[1]) <= n_bytes:  # no more than the file has
                 raise MemoryError(f"there is not the memory for '{os.fspath(path)}', of {n_bytes} bytes") from None
             raise FileFormatError(path, f"its content is not what torchlayer writes ({e})", _HEADER.size) from e
+        innocent = _innocent(payload.error)  # torch tries read() where readinto() was interrupted, and says nothing
+        if innocent is not None:
+            raise innocent
+        return content
 
 
 class _DigestedWriter:
@@ -85,13 +90,13 @@ class _DigestedWriter:
 
     def __init__(self, f: BinaryIO) -> None:
         self._f, self.sha256, self.n_bytes = f, hashlib.sha256(), 0
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: Any) -> int:
-        self.sha256.update(data)
         try:
+            self.sha256.update(data)
             n_bytes = self._f.write(data)
-        except OSError as e:
+        except BaseException as e:
             self.error = e
             raise
         self.n_bytes += n_bytes
@@ -106,12 +111,21 @@ class _Payload:
 
     def __init__(self, f: BinaryIO) -> None:
         self._f: Any = f
+        self.error: BaseException | None = None
 
     def read(self, n_bytes: int = -1) -> bytes:
-        return self._f.read(n_bytes)
+        try:
+            return self._f.read(n_bytes)
+        except BaseException as e:
+            self.error = e
+            raise
 
     def readinto(self, buffer: Any) -> int:
-        return self._f.readinto(buffer)
+        try:
+            return self._f.readinto(buffer)
+        except BaseException as e:
+            self.error = e
+            raise
 
     def readline(self) -> bytes:
         return self._f.readline()
@@ -121,6 +135,20 @@ class _Payload:
 
     def tell(self) -> int:
         return self._f.tell() - _HEADER.size
+
+
+def _innocent(error: BaseException | None) -> BaseException | None:
+    """The interrupt, or the failure of the disk or the memory, that an error is or came of: not the file's fault.
+
+    A signal that arrives while torch reads makes a SystemError of the next call, whose cause it is.
+    """
+    while error is not None:
+        if not isinstance(error, Exception) or isinstance(error, MemoryError):
+            return error
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return error
+        error = error.__cause__
+    return None
 
 
 def _guess(header: bytes) -> str:
