@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import random
@@ -498,3 +499,12 @@ def test_truncated_files_are_refused(tmp_path, path):
         (tmp_path / "bad.npz").write_bytes(good[:n_bytes])
         with pytest.raises(FileFormatError):
             files.load_npz(name=tmp_path / "bad.npz")
+
+
+def test_a_failing_disk_is_no_damage(path, monkeypatch):
+    def fails(f):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(zipfile, "ZipFile", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        files.load_npz(name=path)

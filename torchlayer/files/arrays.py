@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .atomic import atomic_write
+from .atomic import DISK_ERRORS, atomic_write
 from .errors import FileFormatError
 
 _DEFLATE_RATIO = 1032  # deflate cannot pack tighter, so an entry that claims more lies
@@ -45,6 +45,8 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         except (FileFormatError, MemoryError):
             raise
         except Exception as e:  # zipfile raises a dozen kinds on damaged bytes, OSError and struct.error among them
+            if isinstance(e, OSError) and e.errno in DISK_ERRORS:
+                raise
             raise FileFormatError(path, f"damaged, or not a zip of arrays ({e})") from e
 
 
