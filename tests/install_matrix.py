@@ -218,11 +218,7 @@ def no_gpu(lab: Lab) -> str:
 ENVIRONMENTS = {
     "fresh venv without torch": Environment(AT_FIRST_USE, torch="fetched"),
     "torch for CPUs": Environment(BESIDE),
-    "torch with CUDA, no GPU": Environment(
-        BESIDE,
-        torch="cuda",
-        simulated=lambda lab: "" if lab.other_has_cuda else "torch's version says CUDA 13.0",
-    ),
+    "torch with CUDA, no GPU": Environment(BESIDE, torch="cuda"),
     "GPU, no nvcc": Environment(BESIDE, r"python: no nvcc found .*", torch="cuda", gpu=True, simulated=no_gpu),
     "GPU, nvcc of torch's CUDA": Environment(
         BESIDE,
@@ -403,7 +399,8 @@ def main() -> int:
             n_failed, n_left_out = n_failed + (verdict == "FAILED"), n_left_out + (verdict == "not run")
             seconds = time.monotonic() - started
             print(f"{verdict:8} {name} ({seconds:.0f} s): {reason}", flush=True)
-            simulated = environment.simulated(lab) or "nothing"
+            version = "" if environment.torch != "cuda" or lab.other_has_cuda else "torch's version says CUDA 13.0"
+            simulated = "; ".join(filter(None, [version, environment.simulated(lab)])) or "nothing"
             rows.append(f"| {name} | {simulated} | {verdict} | {reason} |")
             if not args.keep:
                 shutil.rmtree(folder / str(number), ignore_errors=True)
