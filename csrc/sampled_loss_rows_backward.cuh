@@ -36,8 +36,8 @@ __device__ float4 quad(const float (&sums)[kPairs][2][4], int pair, int half) {
 // d_hidden = errors @ samples + true errors * the labels' rows, for kRows rows and 128 features, of which a warp takes
 // 16 rows and kRows features; and the biases and ids of the labels.
 template <typename scalar_t, int kRows, bool kAligned>
-__device__ void hidden_gradient(const Given<scalar_t>& given, const float* __restrict__ grad,
-                                const float* __restrict__ kept, const Destination<scalar_t>& to, int64_t tile,
+__device__ void hidden_gradient(const Given<scalar_t>& given, const float* grad,
+                                const float* kept, const Destination<scalar_t>& to, int64_t tile,
                                 int feature_tile, bool errors_aligned, float* memory) {
   constexpr bool kExact = !std::is_same_v<scalar_t, float>;
   constexpr int kRowGroups = kRows / 16, kPairs = kRows / 16;
@@ -140,8 +140,8 @@ __device__ void hidden_gradient(const Given<scalar_t>& given, const float* __res
 // errors^T @ hidden over a chunk of rows, for 64 samples and 32 * kPairs features, of which a warp takes 16 samples and
 // 16 * kPairs features; the samples' sums of errors, and ids; and, as hidden passes by, what the labels' rows get.
 template <typename scalar_t, int kTileRows, int kPairs, bool kAligned>
-__device__ void sample_gradient(const Given<scalar_t>& given, const float* __restrict__ grad,
-                                const float* __restrict__ kept, const Destination<scalar_t>& to, int64_t chunk,
+__device__ void sample_gradient(const Given<scalar_t>& given, const float* grad,
+                                const float* kept, const Destination<scalar_t>& to, int64_t chunk,
                                 int64_t chunk_rows, int sample_tile, int feature_tile, bool errors_aligned,
                                 float* memory) {
   constexpr bool kExact = !std::is_same_v<scalar_t, float>;
@@ -269,9 +269,9 @@ __device__ void sample_gradient(const Given<scalar_t>& given, const float* __res
 // Both, by different blocks. Must move: the errors twice, hidden and the labels' rows, and their gradients.
 template <typename scalar_t, int kRows, int kTileRows, int kPairs, bool kAligned>
 __global__ void __launch_bounds__(kThreads, 2)
-    backward_tile(const __grid_constant__ Given<scalar_t> given, const float* __restrict__ grad,
-                  const float* __restrict__ kept, const Destination<scalar_t> to, const Division division,
-                  bool errors_aligned) {
+    backward_tile(const __grid_constant__ Given<scalar_t> given, const float* grad, const float* kept,
+                  const Destination<scalar_t> to, const Division division, bool errors_aligned) {
+  wait_for_earlier_kernels();
   extern __shared__ float4 memory[];
   const int64_t block = blockIdx.x;
   if (block < division.n_sum_blocks) {
@@ -292,6 +292,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <typename scalar_t>
 __global__ void __launch_bounds__(kThreads)
     sum_chunks(const Destination<scalar_t> to, int64_t n_chunks, int64_t n_in_rows, int64_t n_in_all) {
+  wait_for_earlier_kernels();
   __shared__ float sums[kWarps][32];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t x = static_cast<int64_t>(blockIdx.x) * 32 + lane;
@@ -351,13 +352,13 @@ void launch_backward(const char* op, const SampledLoss& loss, const Tensor& grad
   const int sum_bytes = (kTileRows * (kWidth + 8 + kErrorPitch + static_cast<int>(loss.n_true)) + kThreads) * 4;
   const auto* errors = static_cast<const float*>(kept.const_data_ptr());
   const bool errors_aligned = loss.n_sampled % 4 == 0 && reinterpret_cast<uintptr_t>(errors) % 16 == 0;
-  launch_with_memory(op, loss.hidden, backward_tile<scalar_t, kRows, kTileRows, kPairs, kAligned>,
-                     dim3(static_cast<unsigned>(division.n_sum_blocks + division.n_hidden_blocks)), dim3(kThreads),
-                     static_cast<size_t>(std::max(kHiddenBytes, sum_bytes)), Given<scalar_t>(loss),
-                     grad.template const_data_ptr<float>(), errors, to, division, errors_aligned);
+  launch_early(op, loss.hidden, backward_tile<scalar_t, kRows, kTileRows, kPairs, kAligned>,
+               dim3(static_cast<unsigned>(division.n_sum_blocks + division.n_hidden_blocks)), dim3(kThreads),
+               static_cast<size_t>(std::max(kHiddenBytes, sum_bytes)), Given<scalar_t>(loss),
+               grad.template const_data_ptr<float>(), errors, to, division, errors_aligned);
   if (division.n_chunks > 1) {
-    launch(op, loss.hidden, sum_chunks<scalar_t>, dim3(static_cast<unsigned>((n_in_all + 31) / 32)), dim3(kThreads), to,
-           division.n_chunks, n_in_rows, n_in_all);
+    launch_early(op, loss.hidden, sum_chunks<scalar_t>, dim3(static_cast<unsigned>((n_in_all + 31) / 32)),
+                 dim3(kThreads), 0, to, division.n_chunks, n_in_rows, n_in_all);
   }
 }
 

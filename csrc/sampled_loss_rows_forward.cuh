@@ -122,6 +122,7 @@ template <typename Loss, typename scalar_t, int kRows, bool kAligned>
 __global__ void __launch_bounds__(kThreads, 2)
     forward_tile(const __grid_constant__ Given<scalar_t> given, float* __restrict__ losses,
                  float* __restrict__ log_sum_exp, float* __restrict__ kept) {
+  wait_for_earlier_kernels();
   constexpr bool kExact = !std::is_same_v<scalar_t, float>;
   constexpr int kRowGroups = kRows / 16, kTiles = kRows / 16, kWarpRows = kRows / kWarps, kLanes = kThreads / kRows;
   constexpr int kEach = most_samples(kRows) / kLanes;
@@ -315,11 +316,11 @@ void launch_forward(const char* op, const SampledLoss& loss, const Tensor& losse
                     const Tensor& kept, IdReporter reporter) {
   const ForwardMemory memory(kRows, static_cast<int>(loss.n_true), static_cast<int>(loss.n_sampled));
   const auto blocks = static_cast<unsigned>((loss.n_rows + kRows - 1) / kRows);
-  launch_with_memory(op, loss.hidden, forward_tile<Loss, scalar_t, kRows, kAligned>, dim3(blocks), dim3(kThreads),
-                     static_cast<size_t>(memory.bytes), Given<scalar_t>(loss, reporter),
-                     losses.template mutable_data_ptr<float>(),
-                     log_sum_exp ? log_sum_exp->template mutable_data_ptr<float>() : nullptr,
-                     kept.numel() ? static_cast<float*>(kept.mutable_data_ptr()) : nullptr);
+  launch_early(op, loss.hidden, forward_tile<Loss, scalar_t, kRows, kAligned>, dim3(blocks), dim3(kThreads),
+               static_cast<size_t>(memory.bytes), Given<scalar_t>(loss, reporter),
+               losses.template mutable_data_ptr<float>(),
+               log_sum_exp ? log_sum_exp->template mutable_data_ptr<float>() : nullptr,
+               kept.numel() ? static_cast<float*>(kept.mutable_data_ptr()) : nullptr);
 }
 
 }  // namespace few

@@ -30,7 +30,7 @@ struct alignas(4 * sizeof(scalar_t)) Four {
 
 // Numbers f .. f + 3 of a row of n, zeros past its end. kAligned: n is a multiple of four and rows lie on fours.
 template <bool kAligned, typename scalar_t>
-__device__ float4 load4(const scalar_t* __restrict__ row, int f, int n) {
+__device__ float4 load4(const scalar_t* row, int f, int n) {
   float4 x = {0, 0, 0, 0};
   if constexpr (kAligned) {
     if (f < n) {
@@ -116,7 +116,7 @@ struct ErrorTile {
   float g[kEach];
 
   // Starts to copy rows [first, end) and samples [first_sample, n_sampled), with zeros past them.
-  __device__ void load(float* tile, const float* __restrict__ kept, const float* __restrict__ grad, int64_t first,
+  __device__ void load(float* tile, const float* kept, const float* grad, int64_t first,
                        int64_t end, int first_sample, int n_sampled, bool aligned) {
     const int j = first_sample + threadIdx.x % kAcross * 4, top = threadIdx.x / kAcross;
     const float* from = kept + first * n_sampled;

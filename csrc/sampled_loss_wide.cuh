@@ -70,9 +70,9 @@ void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, in
                      static_cast<int>(n_kept_rows), divide_up(n, kPairRows), divide_up(loss.n_sampled, kColumns),
                      divide_up(d, kDepth)};
   const int n_clusters = std::min(n_pairs_of_multiprocessors(loss), given.n_pairs * given.n_tiles);
-  launch_with_memory(op, loss.hidden, find_errors<Loss>, dim3(2 * n_clusters), dim3(kThreads), sizeof(Shared),
-                     matrix(op, hidden, n, d, d, kRows), matrix(op, kept.samples, loss.n_sampled, d, d, kRows),
-                     matrix(op, errors, n_kept_rows, loss.n_sampled, kept.pitch, kBox), given);
+  launch_early(op, loss.hidden, find_errors<Loss>, dim3(2 * n_clusters), dim3(kThreads), sizeof(Shared),
+               matrix(op, hidden, n, d, d, kRows), matrix(op, kept.samples, loss.n_sampled, d, d, kRows),
+               matrix(op, errors, n_kept_rows, loss.n_sampled, kept.pitch, kBox), given);
 }
 
 // As sampled_loss_forward. `buffer` may be too small for anything to be kept.
@@ -91,16 +91,16 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
   by_row_length(loss, [&](auto n) {
     constexpr int kRowsAWarp = decltype(n)::value;
     const int n_row_warps = divide_up(loss.n_rows, kRowsAWarp);
-    launch(op, loss.hidden, prepare<kRowsAWarp>, dim3(divide_up(n_columns + n_row_warps, kWarps) + 1),
-           dim3(32 * kWarps), given, kept, n_columns, n_row_warps);
+    launch_early(op, loss.hidden, prepare<kRowsAWarp>, dim3(divide_up(n_columns + n_row_warps, kWarps) + 1),
+                 dim3(32 * kWarps), 0, given, kept, n_columns, n_row_warps);
   });
   const Tensor sums = torch::stable::new_empty(losses, {(Loss::kNormalised ? 2 : 1) * n_tiles, loss.n_rows});
   float* sum = sums.mutable_data_ptr<float>();
   float* exponents = Loss::kNormalised ? sum + n_tiles * loss.n_rows : nullptr;
   launch_errors<Loss>(op, loss, kept, 0, loss.n_rows, kept.references, sum, exponents, kept.errors, kept.n_kept_rows);
-  launch(op, loss.hidden, finish_losses<Loss>, dim3(divide_up(loss.n_rows, 32)), dim3(32 * kWarps), given,
-         kept, sum, exponents, n_tiles, losses.mutable_data_ptr<float>(),
-         log_sum_exp ? log_sum_exp->mutable_data_ptr<float>() : nullptr);
+  launch_early(op, loss.hidden, finish_losses<Loss>, dim3(divide_up(loss.n_rows, 32)), dim3(32 * kWarps), 0,
+               given, kept, sum, exponents, n_tiles, losses.mutable_data_ptr<float>(),
+               log_sum_exp ? log_sum_exp->mutable_data_ptr<float>() : nullptr);
 }
 
 // The best schedule of a range of rows whose sums are made in so many parts.
@@ -188,8 +188,8 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
                         rows + at * d, biases + at, ids + at, first == 0 ? ids : nullptr, first, n};
     by_row_length(loss, [&](auto rows_a_warp) {
       constexpr int kRowsAWarp = decltype(rows_a_warp)::value;
-      launch(op, loss.hidden, spread_rows<kRowsAWarp>, dim3(divide_up(n, kRowsAWarp * kWarps)), dim3(32 * kWarps),
-             given, spread);
+      launch_early(op, loss.hidden, spread_rows<kRowsAWarp>, dim3(divide_up(n, kRowsAWarp * kWarps)),
+                   dim3(32 * kWarps), 0, given, spread);
     });
 
     const int steps = divide_up(n, kDepth);
@@ -200,17 +200,17 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
                             static_cast<const __nv_bfloat16*>(loss.weight.const_data_ptr()), loss.weight.stride(0),
                             sum, part_biases, first > 0};
     auto* d_hidden = static_cast<__nv_bfloat16*>(to.hidden.mutable_data_ptr()) + first * d;
-    launch_with_memory(op, loss.hidden, multiply_errors, dim3(2 * products.schedule.n_clusters), dim3(kThreads),
-                       sizeof(Shared), matrix(op, errors, n, k, kept.pitch, kRows),
-                       matrix(op, errors, n, k, kept.pitch, kBox), matrix(op, kept.samples, k, d, d, kBox),
-                       matrix(op, scaled_rows, n, d, d, kBox), matrix(op, d_hidden, n, d, d, kBox),
-                       matrix(op, rows, k, d, d, kBox), products);
+    launch_early(op, loss.hidden, multiply_errors, dim3(2 * products.schedule.n_clusters), dim3(kThreads),
+                 sizeof(Shared), matrix(op, errors, n, k, kept.pitch, kRows),
+                 matrix(op, errors, n, k, kept.pitch, kBox), matrix(op, kept.samples, k, d, d, kBox),
+                 matrix(op, scaled_rows, n, d, d, kBox), matrix(op, d_hidden, n, d, d, kBox),
+                 matrix(op, rows, k, d, d, kBox), products);
     first += n;
   }
   if (!at_once) {
     const int64_t threads = std::max(divide_up(k * d, 4), static_cast<int>(k));
-    launch(op, loss.hidden, add_parts, dim3(divide_up(threads, 256)), dim3(256), sum, part_biases, n_parts, k * d,
-           static_cast<int>(k), rows, biases);
+    launch_early(op, loss.hidden, add_parts, dim3(divide_up(threads, 256)), dim3(256), 0, sum, part_biases, n_parts,
+                 k * d, static_cast<int>(k), rows, biases);
   }
 }
 

@@ -36,6 +36,7 @@ __device__ inline uint4 times(const Eight& eight, float factor) {
 template <int kRowsAWarp>
 __global__ void __launch_bounds__(32 * kWarps)
     spread_rows(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const Spread to) {
+  wait_for_earlier_kernels();
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32, first = warp * kRowsAWarp;
   const int lane = threadIdx.x % 32, n_true = given.n_true, n_features = given.n_features;
   if (to.sampled_ids != nullptr) {
@@ -310,6 +311,7 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
   const int rank = static_cast<int>(hopper::block_in_cluster()), cluster = blockIdx.x / 2;
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), role = warp / 4;
   init(shared, kSumWarps);
+  wait_for_earlier_kernels();
   Position at;
   const Share hidden_tiles = given.schedule.share(true, cluster), sum_tiles = given.schedule.share(false, cluster);
   const auto for_hidden = [&](const auto& visit) {  // visit(row, column)
@@ -383,8 +385,9 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
 
 // rows = the sum of the parts, in their order, and the biases likewise; a thread takes four features. Must move: them all.
 static __global__ void __launch_bounds__(256)
-    add_parts(const float* __restrict__ sums, const float* __restrict__ part_biases, int n_parts, int64_t n_in_rows,
-              int n_sampled, __nv_bfloat16* __restrict__ rows, float* __restrict__ biases) {
+    add_parts(const float* sums, const float* part_biases, int n_parts, int64_t n_in_rows,
+              int n_sampled, __nv_bfloat16* rows, float* biases) {
+  wait_for_earlier_kernels();
   const int64_t x = 4 * (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x);
   if (x < n_in_rows) {
     float4 sum = {0, 0, 0, 0};

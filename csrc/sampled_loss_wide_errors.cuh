@@ -72,7 +72,7 @@ struct TileIds {
   __device__ void fetch(const Errors& given, int column) {
 #pragma unroll
     for (int part = 0; part < kWidth / 128; ++part) {
-      of_lane[part] = __ldg(reinterpret_cast<const int4*>(given.ids + column) + part * 32 + threadIdx.x % 32);
+      of_lane[part] = reinterpret_cast<const int4*>(given.ids + column)[part * 32 + threadIdx.x % 32];
     }
   }
 

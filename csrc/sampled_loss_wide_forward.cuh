@@ -69,6 +69,7 @@ template <int kRowsAWarp>
 __global__ void __launch_bounds__(32 * kWarps)
     prepare(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
             int n_columns, int64_t n_row_warps) {
+  wait_for_earlier_kernels();
   if (blockIdx.x == gridDim.x - 1) {
     bool bad = false;
 #pragma unroll 8
@@ -161,6 +162,7 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
   const int rank = static_cast<int>(hopper::block_in_cluster()), cluster = blockIdx.x / 2, n_clusters = gridDim.x / 2;
   const int role = threadIdx.x / kGroup, n_items = given.n_pairs * given.n_tiles;
   init(shared, 0);
+  wait_for_earlier_kernels();
   Position at;
   if (role == 0) {
     hopper::give_registers<40>();
@@ -213,8 +215,9 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
 template <typename Loss>
 __global__ void __launch_bounds__(32 * kWarps)
     finish_losses(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
-                  const float* __restrict__ sums, const float* __restrict__ exponents, int n_tiles,
-                  float* __restrict__ losses, float* __restrict__ log_sums) {
+                  const float* sums, const float* exponents, int n_tiles,
+                  float* losses, float* log_sums) {
+  wait_for_earlier_kernels();
   __shared__ float of_warps[2][kWarps][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_true = given.n_true;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 32 + lane, n_rows = given.n_rows;

@@ -116,6 +116,7 @@ __device__ void count_item(const Classes& classes, const Request& request, int64
 // One thread an item. Must move: 12 bytes an item; what it costs are two logarithms and an exponential in double.
 template <typename Classes>
 __global__ void __launch_bounds__(kThreads) count_items(const Classes classes, const Request request) {
+  torchlayer::wait_for_earlier_kernels();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < request.n_labels + request.n_sampled) {
     count_item(classes, request, i, *request.n_tries);
@@ -126,6 +127,7 @@ __global__ void __launch_bounds__(kThreads) count_items(const Classes classes, c
 // Must move: 12 bytes an item.
 template <typename Classes>
 __global__ void __launch_bounds__(kThreads) draw_and_count(const Classes classes, const Request request) {
+  torchlayer::wait_for_earlier_kernels();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= request.n_labels + request.n_sampled) {
     return;
@@ -156,6 +158,7 @@ struct Round {
 template <typename Classes>
 __global__ void __launch_bounds__(kThreads)
     draw_round(const Classes classes, const int64_t* seed, const Round round) {
+  torchlayer::wait_for_earlier_kernels();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   for (int64_t at = i; at < int64_t{1} << round.table.bits; at += static_cast<int64_t>(gridDim.x) * kThreads) {
     round.table.slots[at] = kEmpty;
@@ -167,6 +170,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // One thread a draw. Must move: 12 bytes a draw, and an atomic operation or two in the L2 cache.
 __global__ void __launch_bounds__(kThreads) insert_round(const Round round) {
+  torchlayer::wait_for_earlier_kernels();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < round.n_draws) {
     round.slot[i] = round.table.insert(Table::word_of(round.drawn[i], i + 1));
@@ -175,6 +179,7 @@ __global__ void __launch_bounds__(kThreads) insert_round(const Round round) {
 
 // One thread a draw, one block a tile: which draws are new, and how many. Must move: 20 bytes a draw.
 __global__ void __launch_bounds__(kTile) find_new(const Round round) {
+  torchlayer::wait_for_earlier_kernels();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kTile + threadIdx.x;
   bool is_new = false;
   if (i < round.n_draws) {
@@ -212,6 +217,7 @@ __device__ uint32_t sum_over_block(uint32_t value, uint32_t* shared) {
 // earlier round's, for the search that may follow. A block adds up the counts of the tiles before it: 16384 at most.
 // Must move: 20 bytes a new draw and the bits.
 __global__ void __launch_bounds__(kTile) emit_new(const Round round, const Request request) {
+  torchlayer::wait_for_earlier_kernels();
   __shared__ uint32_t partial[kLanes];
   uint32_t before = 0;
   for (unsigned tile = threadIdx.x; tile < blockIdx.x; tile += kTile) {
@@ -249,6 +255,7 @@ __global__ void __launch_bounds__(kTile) emit_new(const Round round, const Reque
 template <typename Classes, bool kIsAlone>
 __global__ void __launch_bounds__(kSearchThreads)
     search(const Classes classes, const Request request, const Round round, int first_length, bool counts) {
+  torchlayer::wait_for_earlier_kernels();
   extern __shared__ Word shared_slots[];
   __shared__ uint32_t n_before[kItems * kSearchThreads / kLanes];  // of each warp's draws, all of one item first
   __shared__ uint32_t n_new;
@@ -398,11 +405,11 @@ void search_alone(const char* op, const Tensor& where, const Classes& classes, c
   round.table.bits = bits_for(request.n_sampled + longest);
   const size_t bytes = sizeof(Word) << round.table.bits;
   const dim3 threads(static_cast<unsigned>(n_threads));
-  torchlayer::launch_with_memory(op, where, search<Classes, true>, dim3(1), threads, bytes, classes, request, round,
-                                 std::min(n_guess, longest), counts);
+  torchlayer::launch_early(op, where, search<Classes, true>, dim3(1), threads, bytes, classes, request, round,
+                           std::min(n_guess, longest), counts);
   if (!counts) {
-    torchlayer::launch(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), classes,
-                       request);
+    torchlayer::launch_early(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), 0,
+                             classes, request);
   }
 }
 
@@ -430,15 +437,15 @@ void search_together(const char* op, const Tensor& where, const Classes& classes
   round.n_new = round.is_new + n_tiles * kLanes;
 
   const dim3 draws(blocks_for(round.n_draws, kThreads)), tiles(static_cast<unsigned>(n_tiles));
-  torchlayer::launch(op, where, draw_round<Classes>, draws, dim3(kThreads), classes, request.seed, round);
-  torchlayer::launch(op, where, insert_round, draws, dim3(kThreads), round);
-  torchlayer::launch(op, where, find_new, tiles, dim3(kTile), round);
-  torchlayer::launch(op, where, emit_new, tiles, dim3(kTile), round, request);
-  torchlayer::launch(op, where, search<Classes, false>, dim3(1), dim3(kSearchThreads), classes, request, round,
-                     kLongest, false);
+  torchlayer::launch_early(op, where, draw_round<Classes>, draws, dim3(kThreads), 0, classes, request.seed, round);
+  torchlayer::launch_early(op, where, insert_round, draws, dim3(kThreads), 0, round);
+  torchlayer::launch_early(op, where, find_new, tiles, dim3(kTile), 0, round);
+  torchlayer::launch_early(op, where, emit_new, tiles, dim3(kTile), 0, round, request);
+  torchlayer::launch_early(op, where, search<Classes, false>, dim3(1), dim3(kSearchThreads), 0, classes, request, round,
+                           kLongest, false);
   const int64_t n_items = request.n_labels + request.n_sampled;
-  torchlayer::launch(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), classes,
-                     request);
+  torchlayer::launch_early(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), 0,
+                           classes, request);
 }
 
 template <typename Classes>
@@ -462,8 +469,8 @@ Sample sample(const char* op, const Classes& classes, const Tensor& labels, cons
                         ids.numel() > 0 && ids.dim() > 0 ? ids.numel() / ids.size(0) : 1,
                         reporter};
   if (!unique) {
-    torchlayer::launch(op, labels, draw_and_count<Classes>, dim3(blocks_for(ids.numel() + n_sampled, kThreads)),
-                       dim3(kThreads), classes, request);
+    torchlayer::launch_early(op, labels, draw_and_count<Classes>, dim3(blocks_for(ids.numel() + n_sampled, kThreads)),
+                             dim3(kThreads), 0, classes, request);
   } else {
     // six standard deviations or so more than it takes on average
     const double mean = draws_for(classes, static_cast<double>(n_sampled));
@@ -519,6 +526,7 @@ __device__ int64_t sum_through_lane(int64_t value, int lane) {
 // blocks one after the other, a lane a weight. Must move: 8 bytes a weight.
 __global__ void __launch_bounds__(kSumThreads)
     sum_blocks(const int64_t* weight, int64_t n_classes, int64_t n_blocks, int64_t* sums, int64_t* tile_sums) {
+  torchlayer::wait_for_earlier_kernels();
   __shared__ int64_t warp_sums[kSumThreads / kLanes];
   const int lane = static_cast<int>(threadIdx.x) % kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
   const int64_t block = static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
@@ -553,6 +561,7 @@ __global__ void __launch_bounds__(kSumThreads)
 // a block of weights, and the tiles' sums once a tile, which are one for every 8192 weights.
 __global__ void __launch_bounds__(kSumThreads)
     add_tiles_before(int64_t n_blocks, int64_t* sums, const int64_t* tile_sums) {
+  torchlayer::wait_for_earlier_kernels();
   __shared__ int64_t warp_sums[kSumThreads / kLanes];
   const int lane = static_cast<int>(threadIdx.x) % kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
   int64_t before = 0;
@@ -586,10 +595,11 @@ Sample weighted_sample(const Tensor& labels, const Tensor& seed, const Tensor& w
   const Tensor memory = torch::stable::new_empty(labels, {n_blocks + n_tiles}, ScalarType::Long);
   auto* const sums = memory.mutable_data_ptr<int64_t>();
   const dim3 tiles(static_cast<unsigned>(n_tiles));
-  torchlayer::launch(op, labels, sum_blocks, tiles, dim3(kSumThreads), weights, n_classes, n_blocks, sums,
-                     sums + n_blocks);
+  torchlayer::launch_early(op, labels, sum_blocks, tiles, dim3(kSumThreads), 0, weights, n_classes, n_blocks, sums,
+                           sums + n_blocks);
   if (n_tiles > 1) {
-    torchlayer::launch(op, labels, add_tiles_before, tiles, dim3(kSumThreads), n_blocks, sums, sums + n_blocks);
+    torchlayer::launch_early(op, labels, add_tiles_before, tiles, dim3(kSumThreads), 0, n_blocks, sums,
+                             sums + n_blocks);
   }
   const torchlayer::WeightedClasses classes{n_classes, weights, sums, n_blocks};
   return sample(op, classes, labels, seed, n_sampled, unique, max_tries);
