@@ -205,6 +205,21 @@ __device__ inline void multiply(float (&sum)[128], uint64_t a, uint64_t b) {
       : "l"(a), "l"(b), "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
 }
 
+// Of a tile of eight columns: 8 numbers of the sum lie side by side, then those of the next column, and `next_bytes` on
+// from the first begin the next 8. The next 16 elements of the sum: add next_bytes / 8.
+__device__ inline uint64_t describe_columns(const void* tile, uint32_t next_bytes) {
+  return uint64_t{next_bytes >> 4} << 16 | ((shared_address(tile) & 0x3FFFF) >> 4);
+}
+
+// sum (64 x 8) += a (64 x 16) @ b (16 x 8), with b as describe_columns has it; threads hold columns as above.
+template <Along kA>
+__device__ inline void multiply_columns(float (&sum)[4], uint64_t a, uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, %6, 0;"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "l"(a), "l"(b), "n"(static_cast<int>(kA)));
+}
+
 // --- From registers to shared memory, and on to global memory by the copy engine.
 
 // Four 8 x 8 matrices of sixteen bits; thread t gives the address of row t % 8 of matrix t / 8.

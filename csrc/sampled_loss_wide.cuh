@@ -167,7 +167,8 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
 
   const Tensor scratch = torch::stable::new_empty(loss.hidden, {std::max<int64_t>(1, chunk), kept.pitch});
   const Tensor scaled = torch::stable::new_empty(loss.hidden, {longest, d});
-  const Tensor row_scales = torch::stable::new_empty(grad, {longest + kDepth});
+  const Tensor row_scales = torch::stable::new_empty(grad, {longest});
+  const Tensor scale_parts = torch::stable::new_empty(loss.hidden, {divide_up(longest, kDepth) * kScaleBytes / 2});
   const Tensor sums = torch::stable::new_empty(grad, {at_once ? 1 : n_parts * k * (d + 1)});
   float* sum = at_once ? nullptr : sums.mutable_data_ptr<float>();
   float* part_biases = n_parts == 1 ? biases : sum + n_parts * k * d;
@@ -184,7 +185,8 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
     }
     const int64_t at = k + first * t;
     const Spread spread{grad.const_data_ptr<float>() + first, kept.true_errors + first * t, kept.scales + first,
-                        !is_kept && Loss::kNormalised, row_scales.mutable_data_ptr<float>(), scaled_rows,
+                        !is_kept && Loss::kNormalised, row_scales.mutable_data_ptr<float>(),
+                        static_cast<__nv_bfloat16*>(scale_parts.mutable_data_ptr()), scaled_rows,
                         rows + at * d, biases + at, ids + at, first == 0 ? ids : nullptr, first, n};
     by_row_length(loss, [&](auto rows_a_warp) {
       constexpr int kRowsAWarp = decltype(rows_a_warp)::value;
@@ -196,7 +198,9 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
     const Products products{schedule(loss, n, n_parts), static_cast<int>(n), static_cast<int>(k), static_cast<int>(d),
                             static_cast<int>(t), divide_up(d, kColumns), divide_up(k, kPairRows),
                             divide_up(k, kDepth), steps, n_parts,
-                            row_scales.const_data_ptr<float>(), biases + at, kept.labels + first * t,
+                            row_scales.const_data_ptr<float>(),
+                            static_cast<const char*>(scale_parts.const_data_ptr()), biases + at,
+                            kept.labels + first * t,
                             static_cast<const __nv_bfloat16*>(loss.weight.const_data_ptr()), loss.weight.stride(0),
                             sum, part_biases, first > 0};
     auto* d_hidden = static_cast<__nv_bfloat16*>(to.hidden.mutable_data_ptr()) + first * d;

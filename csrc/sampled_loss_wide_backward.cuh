@@ -13,6 +13,7 @@ struct Spread {
   const float* scales;     // (n_rows,): what the kept errors must be multiplied by, 0 for a row left out
   bool are_probabilities;  // they are not the kept ones, and need it no more
   float* row_scales;       // (n_rows,): what a row's errors are multiplied by
+  __nv_bfloat16* parts;    // (n_rows / 8, kScaleParts, 8): the same in three parts, with zeros to the end of a step
   __nv_bfloat16* scaled;   // (n_rows, D): hidden, times that
   __nv_bfloat16* rows;     // (n_rows * T, D): the gradient of the labels' rows
   float* biases;           // (n_rows * T,)
@@ -32,6 +33,18 @@ __device__ inline uint4 times(const Eight& eight, float factor) {
   return words;
 }
 
+// Parts of a row's scale, each what the ones before have left, rounded.
+__device__ inline void store_parts(__nv_bfloat16* parts, int64_t row, float scale, int begin, int end) {
+#pragma unroll
+  for (int part = 0; part < kScaleParts; ++part) {
+    const __nv_bfloat16 rounded = __float2bfloat16(scale);
+    if (part >= begin && part < end) {
+      parts[(row / 8 * kScaleParts + part) * 8 + row % 8] = rounded;
+    }
+    scale = isfinite(scale) ? scale - __bfloat162float(rounded) : 0;
+  }
+}
+
 // A warp takes some rows. Must move: hidden in, and out 1 + T times.
 template <int kRowsAWarp>
 __global__ void __launch_bounds__(32 * kWarps)
@@ -45,8 +58,8 @@ __global__ void __launch_bounds__(32 * kWarps)
       to.sampled_ids[j] = given.clamp(given.sampled[j]);
     }
   }
-  if (blockIdx.x == 0 && threadIdx.x < kDepth) {
-    to.row_scales[to.n_rows + threadIdx.x] = 0;  // of rows that fill the last step of a sum
+  if (blockIdx.x == 0 && threadIdx.x < kDepth && (to.n_rows + threadIdx.x) / kDepth * kDepth < to.n_rows) {
+    store_parts(to.parts, to.n_rows + threadIdx.x, 0, 0, kScaleParts);  // of rows that fill the last step of a sum
   }
   if (first >= to.n_rows) {
     return;
@@ -62,6 +75,9 @@ __global__ void __launch_bounds__(32 * kWarps)
     scale[r] = kept == 0 ? 0 : to.are_probabilities ? grad[r] : grad[r] * kept;
     if (lane == 0) {
       to.row_scales[row[r]] = scale[r];
+    }
+    if (lane < kScaleParts) {
+      store_parts(to.parts, row[r], scale[r], lane, lane + 1);
     }
     for (int t = lane; t < n_true; t += 32) {
       const float error = to.errors[row[r] * n_true + t];
@@ -162,6 +178,7 @@ struct Products {
   int n_rows, n_sampled, n_features, n_true;
   int n_feature_tiles, n_sample_pairs, hidden_steps, row_steps, n_parts;  // of the sums over rows
   const float* row_scales;   // (n_rows,)
+  const char* scale_parts;   // kScaleBytes for each step of the sums over rows
   const float* true_errors;  // (n_rows, T), times the rows' gradients
   const int32_t* labels;     // (n_rows, T)
   const __nv_bfloat16* weight;
@@ -239,61 +256,20 @@ __device__ inline void store_sums(Shared& shared, const Products& given, const C
   }
 }
 
-// Two warps add up the columns of a tile of errors, times the rows' scales: half a warp takes 16 of a step's 64 rows, and
-// a lane eight neighbouring samples.
-__device__ inline void sum_errors(Shared& shared, Position& at, int n, int warp, bool wanted, float (&sums)[8]) {
-  const int lane = threadIdx.x % 32, sixteen = lane % 16, top = (2 * warp + lane / 16) * 16;
-  for (int step = 0; step < n; ++step, at.advance()) {
-    hopper::wait(&shared.full[at.stage], at.phase);
-    if (wanted) {
-      const char* box = shared.stages[at.stage].left + sixteen / 8 * kBoxBytes + top * 128;
-      float4 scales[4];
-#pragma unroll
-      for (int four = 0; four < 4; ++four) {
-        scales[four] = *reinterpret_cast<const float4*>(&shared.scales[at.stage][top + 4 * four]);
-      }
-#pragma unroll
-      for (int r = 0; r < 16; ++r) {
-        const Eight errors = {*reinterpret_cast<const uint4*>(box + r * 128 + ((sixteen % 8) ^ (r % 8)) * 16)};
-        const float scale = r % 4 == 0 ? scales[r / 4].x : r % 4 == 1 ? scales[r / 4].y
-                                                       : r % 4 == 2 ? scales[r / 4].z : scales[r / 4].w;
-#pragma unroll
-        for (int pair = 0; pair < 4; ++pair) {
-          const float2 error = errors.pair(pair);
-          sums[2 * pair] = fmaf(error.x, scale, sums[2 * pair]);
-          sums[2 * pair + 1] = fmaf(error.y, scale, sums[2 * pair + 1]);
-        }
-      }
-    }
-    __syncwarp();
-    if (lane == 0) {
-      hopper::arrive_in_block(&shared.empty[at.stage], hopper::block_in_cluster());
-    }
-  }
-}
-
-// What the two warps have summed, to the samples' biases.
-__device__ inline void store_biases(Shared& shared, const Products& given, int sample, int part, int warp,
-                                    float (&sums)[8]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int x = 0; x < 8; ++x) {
-    sums[x] += __shfl_xor_sync(0xffffffffu, sums[x], 16);
-    if (warp == 1 && lane < 16) {
-      shared.biases[8 * lane + x] = sums[x];
-    }
-  }
-  hopper::sync_named(kSums, 32 * kSumWarps);
+// A tile of the gradient of the samples' biases, from products with the rows' scales, whose parts lie in neighbouring
+// columns.
+__device__ inline void store_biases(const Products& given, const float (&scales)[4], int first, int part, int group) {
+  const int thread = threadIdx.x % kGroup, lane = thread % 32;
   float* to = given.biases + static_cast<int64_t>(part) * given.n_sampled;
 #pragma unroll
-  for (int x = 0; x < 8; ++x) {
-    const int j = sample + 8 * lane + x;
-    if (warp == 0 && lane < 16 && j < given.n_sampled) {
-      const float sum = sums[x] + shared.biases[8 * lane + x];
+  for (int half = 0; half < 2; ++half) {
+    const float last = __shfl_down_sync(0xffffffffu, scales[2 * half], 1);
+    const float sum = scales[2 * half] + scales[2 * half + 1] + last;
+    const int j = first + group * 64 + thread / 32 * 16 + lane / 4 + 8 * half;
+    if (lane % 4 == 0 && j < given.n_sampled) {
       to[j] = given.adds ? to[j] + sum : sum;
     }
   }
-  hopper::sync_named(kSums, 32 * kSumWarps);  // before the next tile's come
 }
 
 #endif
@@ -309,8 +285,8 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(1024) char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const int rank = static_cast<int>(hopper::block_in_cluster()), cluster = blockIdx.x / 2;
-  const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), role = warp / 4;
-  init(shared, kSumWarps);
+  const int role = __shfl_sync(0xffffffffu, threadIdx.x / kGroup, 0);
+  init(shared);
   wait_for_earlier_kernels();
   Position at;
   const Share hidden_tiles = given.schedule.share(true, cluster), sum_tiles = given.schedule.share(false, cluster);
@@ -335,20 +311,7 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
       });
       for_sums([&](int sample, int column, int part, int n) {
         copy_steps<Along::kOther, Along::kOther>(shared, at, &errors_down, &hidden, sample, column, part, n,
-                                                 given.n_parts, rank, column == 0 ? given.row_scales : nullptr);
-      });
-    } else if (warp >= 1 && warp <= kSumWarps) {
-      float sums[8];
-      for_hidden([&](int, int) { sum_errors(shared, at, given.hidden_steps, warp - 1, false, sums); });
-      for_sums([&](int sample, int column, int part, int n) {
-#pragma unroll
-        for (int x = 0; x < 8; ++x) {
-          sums[x] = 0;
-        }
-        sum_errors(shared, at, n, warp - 1, column == 0, sums);
-        if (column == 0) {
-          store_biases(shared, given, sample, part, warp - 1, sums);
-        }
+                                                 given.n_parts, rank, column == 0 ? given.scale_parts : nullptr);
       });
     }
   } else {
@@ -372,7 +335,14 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     for_sums([&](int sample, int column, int part, int n) {
       float sum[128];
       clear(sum);
-      multiply_steps<Along::kOther, Along::kOther>(sum, shared, at, group, n, [](int) {});
+      if (column == 0) {
+        float scales[4];
+        clear(scales);
+        multiply_steps<Along::kOther, Along::kOther, true>(sum, scales, shared, at, group, n, [](int) {});
+        store_biases(given, scales, sample, part, group);
+      } else {
+        multiply_steps<Along::kOther, Along::kOther>(sum, shared, at, group, n, [](int) {});
+      }
       store_sums(shared, given, &d_samples, sum, sample, column, part, group);
     });
     if (threadIdx.x % kGroup == 0) {

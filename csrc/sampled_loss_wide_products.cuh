@@ -20,8 +20,8 @@ constexpr int kGroup = 128;                 // threads of a warpgroup
 constexpr int kThreads = 3 * kGroup;        // a group that copies, two that multiply 64 rows each
 constexpr int kBox = 64;                    // rows and columns that the copy engine stores at once
 constexpr int kBoxBytes = kBox * kBox * 2;
-constexpr int kSums = 7;                    // the name of their barrier
-constexpr int kSumWarps = 2;                // of the group that copies: they add up columns of the left factor
+constexpr int kScaleParts = 3;              // numbers of bfloat16 whose sum is one of float
+constexpr int kScaleBytes = kDepth * kScaleParts * 2;
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define TORCHLAYER_PAIR __cluster_dims__(2, 1, 1)
@@ -38,10 +38,9 @@ struct Shared {
   char out[2][2][kBoxBytes];  // of each multiplying group, two in turns
   union {
     float offsets[2][kColumns];  // forward: of a tile's columns, for each multiplying group
-    struct {                     // backward, of the warps that sum
-      float scales[kStages][kDepth];  // of the rows that a step sums over
-      float biases[kRows];
-    };
+    // Backward: of the rows that a step sums over, as columns. Of eight that tensor cores multiply three are looked at:
+    // the others are what follows.
+    char scales[kStages * kScaleBytes + (8 - kScaleParts) * 16];
   };
   uint64_t full[kStages], empty[kStages];
 };
@@ -66,13 +65,12 @@ __device__ inline uint32_t pack(float low, float high) {
 
 #ifdef TORCHLAYER_HOPPER
 
-// A stage is free again when both groups of both blocks are done with it, since either block copies into both, and so
-// many warps of this block beside.
-__device__ inline void init(Shared& shared, int n_more_readers) {
+// A stage is free again when both groups of both blocks are done with it, since either block copies into both.
+__device__ inline void init(Shared& shared) {
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       hopper::init_barrier(&shared.full[stage], 1);
-      hopper::init_barrier(&shared.empty[stage], 4 + n_more_readers);
+      hopper::init_barrier(&shared.empty[stage], 4);
     }
     hopper::fence_barrier_init();
   }
@@ -81,19 +79,19 @@ __device__ inline void init(Shared& shared, int n_more_readers) {
 
 // One thread: copies n steps of the sum, from `begin` on every `stride`-th, for the tile at this row of the left factor
 // and this column of the right one. A box of a factor is 64 of its contiguous axis by 128 if that is the sum's, else by
-// 64. `scales`, if any, are those of all steps.
+// 64. `scales`, if any, are those of all steps, kScaleBytes each.
 template <Along kLeft, Along kRight>
 __device__ void copy_steps(Shared& shared, Position& at, const CUtensorMap* left, const CUtensorMap* right, int row,
-                           int column, int begin, int n, int stride, int rank, const float* scales = nullptr) {
+                           int column, int begin, int n, int stride, int rank, const char* scales = nullptr) {
   constexpr uint16_t kBoth = 3;
   for (int step = 0; step < n; ++step, at.advance()) {
     Stage& stage = shared.stages[at.stage];
     uint64_t* full = &shared.full[at.stage];
     const int k = (begin + step * stride) * kDepth;
     hopper::wait(&shared.empty[at.stage], at.phase ^ 1);
-    hopper::arrive_and_expect(full, sizeof(Stage) + (scales ? sizeof(shared.scales[0]) : 0));
+    hopper::arrive_and_expect(full, sizeof(Stage) + (scales ? kScaleBytes : 0));
     if (scales) {
-      hopper::copy_bytes(shared.scales[at.stage], scales + k, sizeof(shared.scales[0]), full);
+      hopper::copy_bytes(shared.scales + at.stage * kScaleBytes, scales + k / kDepth * kScaleBytes, kScaleBytes, full);
     }
     if constexpr (kLeft == Along::kSum) {
       hopper::copy_box(stage.left, left, k, row, full);
@@ -116,15 +114,17 @@ __device__ inline void release(Shared& shared, int stage) {
   hopper::arrive_in_block(&shared.empty[stage], thread / 32 % 2, thread % 32 == 0 && thread < 64);
 }
 
-// A group: sum (64 x 256) += n steps. Calls `during(step)` when that one is on its way. The sum must not be left to the
-// first product to begin with: its registers would be busy from the kernel's start.
-template <Along kLeft, Along kRight, typename During>
-__device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, int group, int n,
+// A group: sum (64 x 256) += n steps, and if kScales, scales (64 x 8) += the same left factor times the steps' scales.
+// Calls `during(step)` when that one is on its way. The sum must not be left to the first product to begin with: its
+// registers would be busy from the kernel's start.
+template <Along kLeft, Along kRight, bool kScales, typename During>
+__device__ void multiply_steps(float (&sum)[128], float (&scales)[4], Shared& shared, Position& at, int group, int n,
                                const During& during) {
   constexpr uint32_t kNextLeft = kLeft == Along::kSum ? 2 : 128, kNextRight = kRight == Along::kSum ? 2 : 128;
   constexpr uint32_t kNextStage = sizeof(Stage) / 16;
   const uint64_t lefts = hopper::describe_tile(shared.stages[0].left + group * kBoxBytes, kBoxBytes);
   const uint64_t rights = hopper::describe_tile(shared.stages[0].right, kBoxBytes);
+  const uint64_t columns = hopper::describe_columns(shared.scales, kScaleParts * 16);
   int previous = 0;
   for (int step = 0; step < n; ++step, at.advance()) {
     const uint64_t left = lefts + at.stage * kNextStage, right = rights + at.stage * kNextStage;
@@ -133,6 +133,13 @@ __device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, 
 #pragma unroll
     for (int part = 0; part < kDepth / 16; ++part) {
       hopper::multiply<kLeft, kRight>(sum, left + part * kNextLeft, right + part * kNextRight);
+    }
+    if constexpr (kScales) {
+#pragma unroll
+      for (int part = 0; part < kDepth / 16; ++part) {
+        hopper::multiply_columns<kLeft>(scales, left + part * kNextLeft,
+                                        columns + at.stage * (kScaleBytes / 16) + part * 2 * kScaleParts);
+      }
     }
     hopper::commit_products();
     during(step);
@@ -146,6 +153,13 @@ __device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, 
   if (n > 0) {
     release(shared, previous);
   }
+}
+
+template <Along kLeft, Along kRight, typename During>
+__device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, int group, int n,
+                               const During& during) {
+  float none[4];
+  multiply_steps<kLeft, kRight, false>(sum, none, shared, at, group, n, during);
 }
 
 template <int n>
