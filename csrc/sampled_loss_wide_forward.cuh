@@ -119,14 +119,16 @@ __global__ void __launch_bounds__(32 * kWarps)
   if (first >= given.n_rows) {
     return;
   }
+  const bool has_row = lane < kRowsAWarp && first + lane < given.n_rows;
   float largest = -INFINITY;  // of row first + lane
   for (int t = 0; t < n_true; ++t) {
+    const int64_t at = (first + lane) * n_true + t, label = has_row ? given.labels[at] : 0;
+    const float offset = has_row ? given.true_offset(label, at) : 0;  // on its way while the rows are multiplied
     const __nv_bfloat16 *left[kRowsAWarp], *right[kRowsAWarp];
 #pragma unroll
     for (int r = 0; r < kRowsAWarp; ++r) {
-      const int64_t i = min(first + r, given.n_rows - 1);
-      left[r] = hidden + i * n_features;
-      right[r] = weight + given.clamp(given.labels[i * n_true + t]) * given.row_stride;
+      left[r] = hidden + min(first + r, given.n_rows - 1) * n_features;
+      right[r] = weight + given.clamp(__shfl_sync(0xffffffffu, label, r)) * given.row_stride;
     }
     float products[kRowsAWarp];
     multiply_rows(products, left, right, n_features);
@@ -135,16 +137,15 @@ __global__ void __launch_bounds__(32 * kWarps)
     for (int r = 0; r < kRowsAWarp; ++r) {
       product = lane == r ? products[r] : product;
     }
-    if (lane < kRowsAWarp && first + lane < given.n_rows) {
-      const int64_t at = (first + lane) * n_true + t, label = given.labels[at];
-      const float logit = product + given.true_offset(label, at);
+    if (has_row) {
+      const float logit = product + offset;
       largest = fmaxf(largest, logit);
       kept.true_errors[at] = logit;  // for finish_losses
       kept.labels[at] = static_cast<int32_t>(given.clamp(label));
       given.look_at_label(first + lane, label);
     }
   }
-  if (lane < kRowsAWarp && first + lane < given.n_rows) {
+  if (has_row) {
     kept.references[first + lane] = isfinite(largest) ? largest : 0;
   }
 }
@@ -236,10 +237,12 @@ __global__ void __launch_bounds__(32 * kWarps)
   of_warps[0][warp][lane] = exponent;
   of_warps[1][warp][lane] = sum;
   bool bad = false;
-  float reference = 0;
+  float reference = 0, truth = 0;
+  float* truths = kept.true_errors + i * n_true;
   if (warp == 0 && i < n_rows) {  // on their way while the others add
     bad = *kept.bad_sample != 0;
     reference = kept.references[i];
+    truth = truths[0];
     for (int t = 0; t < n_true; ++t) {
       bad |= given.is_bad(given.labels[i * n_true + t]);
     }
@@ -255,13 +258,13 @@ __global__ void __launch_bounds__(32 * kWarps)
   for (int other = 0; other < kWarps; ++other) {
     of_samples += of_warps[1][other][lane] * exp2f(of_warps[0][other][lane] - exponent);
   }
-  float* truths = kept.true_errors + i * n_true;
   float loss = 0, scale = 1;
   if constexpr (Loss::kNormalised) {
     float of_truths = 0, mean = 0;
     for (int t = 0; t < n_true; ++t) {
-      of_truths += exp2f((truths[t] - reference) * kLog2E - exponent);
-      mean += (truths[t] - reference) / n_true;
+      const float x = (t == 0 ? truth : truths[t]) - reference;
+      of_truths += exp2f(x * kLog2E - exponent);
+      mean += x / n_true;
     }
     const float total = of_samples + of_truths, log_sum = kLn2 * (exponent + log2f(total));
     // A single label's p may be near 1: its loss and error then come from what the others hold, which does not cancel.
@@ -285,8 +288,9 @@ __global__ void __launch_bounds__(32 * kWarps)
   } else {
     loss = kLn2 * of_samples;
     for (int t = 0; t < n_true; ++t) {
-      loss += Nce::true_loss(truths[t], n_true);
-      truths[t] = bad ? 0 : Nce::true_error(truths[t], n_true);
+      const float x = t == 0 ? truth : truths[t];
+      loss += Nce::true_loss(x, n_true);
+      truths[t] = bad ? 0 : Nce::true_error(x, n_true);
     }
   }
   losses[i] = bad ? NAN : loss;
