@@ -58,6 +58,14 @@ inline CUtensorMap matrix(const char* op, const void* data, int64_t rows, int64_
   return map;
 }
 
+// How many samples a tile of find_errors takes: half of what products are best with, if all tiles then find places at
+// once.
+inline int error_width(const SampledLoss& loss, int64_t n_rows) {
+  const bool narrow = divide_up(n_rows, kPairRows) * divide_up(loss.n_sampled, kColumns / 2) <=
+                      n_pairs_of_multiprocessors(loss);
+  return narrow ? kColumns / 2 : kColumns;
+}
+
 // Errors of n rows from `first` on into `errors` (n_kept_rows, pitch), and sums of theirs if they are wanted.
 template <typename Loss>
 void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, int64_t first, int64_t n,
@@ -65,13 +73,15 @@ void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, in
                    int64_t n_kept_rows) {
   const auto* hidden = static_cast<const __nv_bfloat16*>(loss.hidden.const_data_ptr()) + first * loss.n_features;
   const int64_t d = loss.n_features;
+  const int width = error_width(loss, n);
   const Errors given{kept.offsets, kept.ids, references, kept.labels + first * loss.n_true, sums, exponents,
                      static_cast<int>(n), loss.remove_accidental_hits ? static_cast<int>(loss.n_true) : 0,
-                     static_cast<int>(n_kept_rows), divide_up(n, kPairRows), divide_up(loss.n_sampled, kColumns),
+                     static_cast<int>(n_kept_rows), divide_up(n, kPairRows), divide_up(loss.n_sampled, width),
                      divide_up(d, kDepth)};
   const int n_clusters = std::min(n_pairs_of_multiprocessors(loss), given.n_pairs * given.n_tiles);
-  launch_early(op, loss.hidden, find_errors<Loss>, dim3(2 * n_clusters), dim3(kThreads), sizeof(Shared),
-               matrix(op, hidden, n, d, d, kRows), matrix(op, kept.samples, loss.n_sampled, d, d, kRows),
+  const auto kernel = width == kColumns ? find_errors<Loss, kColumns> : find_errors<Loss, kColumns / 2>;
+  launch_early(op, loss.hidden, kernel, dim3(2 * n_clusters), dim3(kThreads), sizeof(Shared),
+               matrix(op, hidden, n, d, d, kRows), matrix(op, kept.samples, loss.n_sampled, d, d, width / 2),
                matrix(op, errors, n_kept_rows, loss.n_sampled, kept.pitch, kBox), given);
 }
 
@@ -87,7 +97,8 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
     kept.lay_out(loss, own.mutable_data_ptr(), needed);
   }
   const Given<torch::headeronly::BFloat16> given(loss, reporter);
-  const int n_tiles = divide_up(loss.n_sampled, kColumns), n_columns = n_tiles * kColumns;
+  const int width = error_width(loss, loss.n_rows), n_tiles = divide_up(loss.n_sampled, width);
+  const int n_columns = divide_up(loss.n_sampled, kColumns) * kColumns;
   by_row_length(loss, [&](auto n) {
     constexpr int kRowsAWarp = decltype(n)::value;
     const int n_row_warps = divide_up(loss.n_rows, kRowsAWarp);
@@ -99,7 +110,7 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
   float* exponents = Loss::kNormalised ? sum + n_tiles * loss.n_rows : nullptr;
   launch_errors<Loss>(op, loss, kept, 0, loss.n_rows, kept.references, sum, exponents, kept.errors, kept.n_kept_rows);
   launch_early(op, loss.hidden, finish_losses<Loss>, dim3(divide_up(loss.n_rows, 32)), dim3(32 * kWarps), 0,
-               given, kept, sum, exponents, n_tiles, losses.mutable_data_ptr<float>(),
+               given, kept, sum, exponents, n_tiles, width, losses.mutable_data_ptr<float>(),
                log_sum_exp ? log_sum_exp->mutable_data_ptr<float>() : nullptr);
 }
 

@@ -150,10 +150,10 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
-// A cluster takes pairs of tiles below each other, a block 128 rows and 256 samples. If the stages hold a whole tile, its
-// two groups take turns at the tensor cores, and one finds its errors while the other multiplies. Must move: hidden and the samples'
-// rows as often as tiles share them, from the cache, and the kept errors.
-template <typename Loss>
+// A cluster takes pairs of tiles below each other, a block 128 rows and kWidth samples. If the stages hold a whole
+// tile, its two groups take turns at the tensor cores, and one finds its errors while the other multiplies. Must move:
+// hidden and the samples' rows as often as tiles share them, from the cache, and the kept errors.
+template <typename Loss, int kWidth>
 __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     find_errors(const __grid_constant__ CUtensorMap hidden, const __grid_constant__ CUtensorMap samples,
                 const __grid_constant__ CUtensorMap kept, const Errors given) {
@@ -169,25 +169,27 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     hopper::give_registers<40>();
     if (threadIdx.x == 0) {
       for (int item = cluster; item < n_items; item += n_clusters) {
-        const int row = (item / given.n_tiles * 2 + rank) * kRows, column = item % given.n_tiles * kColumns;
-        copy_steps<Along::kSum, Along::kSum>(shared, at, &hidden, &samples, row, column, 0, given.n_steps, 1, rank);
+        const int row = (item / given.n_tiles * 2 + rank) * kRows, column = item % given.n_tiles * kWidth;
+        copy_steps<Along::kSum, Along::kSum, kWidth>(shared, at, &hidden, &samples, row, column, 0, given.n_steps, 1,
+                                                     rank);
       }
     }
   } else {
     hopper::take_registers<232>();
     const int group = role - 1, thread = threadIdx.x % kGroup;
     const bool takes_turns = given.n_steps <= kStages;
-    float z[128];
+    float z[kWidth / 2];
     if (takes_turns && group == 1 && cluster < n_items) {
       hopper::arrive_named(kTurnOf0, 2 * kGroup);
     }
     for (int item = cluster; item < n_items; item += n_clusters) {
-      const int column = item % given.n_tiles * kColumns;
+      const int column = item % given.n_tiles * kWidth;
       const int first = (item / given.n_tiles * 2 + rank) * kRows + group * 64;
       // What the errors need is on its way while the group multiplies, and looked at afterwards.
-      copy_async<2>(&shared.offsets[group][2 * thread], given.offsets + column + 2 * thread);
+      constexpr int kEach = kWidth / kGroup;
+      copy_async<kEach>(&shared.offsets[group][kEach * thread], given.offsets + column + kEach * thread);
       const TwoRows<Loss> two(given, first);
-      TileIds<kColumns> ids;
+      TileIds<kWidth> ids;
       ids.fetch(given, column);
       clear(z);
       if (takes_turns) {
@@ -200,8 +202,8 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
       });
       wait_for_copies();
       hopper::sync_named(1 + group, kGroup);  // the group's copies are there for all of it
-      find_tile<Loss, kColumns>(z, shared.out[group], &kept, given, two, ids, shared.offsets[group], column, first,
-                                group);
+      find_tile<Loss, kWidth>(z, shared.out[group], &kept, given, two, ids, shared.offsets[group], column, first,
+                              group);
     }
     if (thread == 0) {
       hopper::wait_stores();
@@ -212,11 +214,11 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
 }
 
 // A block takes 32 rows, and its eight warps share a row's tiles: its loss from the tiles' sums, what its errors must be multiplied
-// by, and its labels' errors. Must move: the sums, 8 bytes for every 256 samples of a row.
+// by, and its labels' errors. Must move: the sums, 8 bytes for every tile of a row.
 template <typename Loss>
 __global__ void __launch_bounds__(32 * kWarps)
     finish_losses(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
-                  const float* sums, const float* exponents, int n_tiles,
+                  const float* sums, const float* exponents, int n_tiles, int width,
                   float* losses, float* log_sums) {
   wait_for_earlier_kernels();
   __shared__ float of_warps[2][kWarps][32];
@@ -279,8 +281,8 @@ __global__ void __launch_bounds__(32 * kWarps)
     }
     for (int tile = 0; i < kept.n_kept_rows && tile < n_tiles; ++tile) {
       const float apart = exponents[tile * n_rows + i] - exponent;
-      const int end = min(given.n_sampled, (tile + 1) * kColumns);
-      for (int j = tile * kColumns; apart != 0 && j < end; ++j) {
+      const int end = min(given.n_sampled, (tile + 1) * width);
+      for (int j = tile * width; apart != 0 && j < end; ++j) {
         __nv_bfloat16* error = kept.errors + i * kept.pitch + j;
         *error = __float2bfloat16(__bfloat162float(*error) * exp2f(apart));
       }

@@ -79,17 +79,18 @@ __device__ inline void init(Shared& shared) {
 
 // One thread: copies n steps of the sum, from `begin` on every `stride`-th, for the tile at this row of the left factor
 // and this column of the right one. A box of a factor is 64 of its contiguous axis by 128 if that is the sum's, else by
-// 64. `scales`, if any, are those of all steps, kScaleBytes each.
-template <Along kLeft, Along kRight>
+// 64. The right factor's tile is kWidth columns. `scales`, if any, are those of all steps, kScaleBytes each.
+template <Along kLeft, Along kRight, int kWidth = kColumns>
 __device__ void copy_steps(Shared& shared, Position& at, const CUtensorMap* left, const CUtensorMap* right, int row,
                            int column, int begin, int n, int stride, int rank, const char* scales = nullptr) {
   constexpr uint16_t kBoth = 3;
+  constexpr int kHalf = kWidth / 2, kBytes = (kRows + kWidth) * kDepth * 2;
   for (int step = 0; step < n; ++step, at.advance()) {
     Stage& stage = shared.stages[at.stage];
     uint64_t* full = &shared.full[at.stage];
     const int k = (begin + step * stride) * kDepth;
     hopper::wait(&shared.empty[at.stage], at.phase ^ 1);
-    hopper::arrive_and_expect(full, sizeof(Stage) + (scales ? kScaleBytes : 0));
+    hopper::arrive_and_expect(full, kBytes + (scales ? kScaleBytes : 0));
     if (scales) {
       hopper::copy_bytes(shared.scales + at.stage * kScaleBytes, scales + k / kDepth * kScaleBytes, kScaleBytes, full);
     }
@@ -100,9 +101,9 @@ __device__ void copy_steps(Shared& shared, Position& at, const CUtensorMap* left
       hopper::copy_box(stage.left + kBoxBytes, left, row + kBox, k, full);
     }
     if constexpr (kRight == Along::kSum) {
-      hopper::copy_box_to(kBoth, stage.right + rank * 2 * kBoxBytes, right, k, column + rank * 128, full);
+      hopper::copy_box_to(kBoth, stage.right + rank * kHalf * kDepth * 2, right, k, column + rank * kHalf, full);
     } else {
-      for (int box = 2 * rank; box < 2 * rank + 2; ++box) {
+      for (int box = rank * kHalf / kBox; box < (rank + 1) * kHalf / kBox; ++box) {
         hopper::copy_box_to(kBoth, stage.right + box * kBoxBytes, right, column + box * kBox, k, full);
       }
     }
@@ -114,11 +115,11 @@ __device__ inline void release(Shared& shared, int stage) {
   hopper::arrive_in_block(&shared.empty[stage], thread / 32 % 2, thread % 32 == 0 && thread < 64);
 }
 
-// A group: sum (64 x 256) += n steps, and if kScales, scales (64 x 8) += the same left factor times the steps' scales.
+// A group: sum (64 x 2 kN) += n steps, and if kScales, scales (64 x 8) += the same left factor times the steps' scales.
 // Calls `during(step)` when that one is on its way. The sum must not be left to the first product to begin with: its
 // registers would be busy from the kernel's start.
-template <Along kLeft, Along kRight, bool kScales, typename During>
-__device__ void multiply_steps(float (&sum)[128], float (&scales)[4], Shared& shared, Position& at, int group, int n,
+template <Along kLeft, Along kRight, bool kScales, int kN, typename During>
+__device__ void multiply_steps(float (&sum)[kN], float (&scales)[4], Shared& shared, Position& at, int group, int n,
                                const During& during) {
   constexpr uint32_t kNextLeft = kLeft == Along::kSum ? 2 : 128, kNextRight = kRight == Along::kSum ? 2 : 128;
   constexpr uint32_t kNextStage = sizeof(Stage) / 16;
@@ -155,8 +156,8 @@ __device__ void multiply_steps(float (&sum)[128], float (&scales)[4], Shared& sh
   }
 }
 
-template <Along kLeft, Along kRight, typename During>
-__device__ void multiply_steps(float (&sum)[128], Shared& shared, Position& at, int group, int n,
+template <Along kLeft, Along kRight, int kN, typename During>
+__device__ void multiply_steps(float (&sum)[kN], Shared& shared, Position& at, int group, int n,
                                const During& during) {
   float none[4];
   multiply_steps<kLeft, kRight, false>(sum, none, shared, at, group, n, during);
