@@ -106,6 +106,11 @@ __device__ inline void sync_cluster() {
 
 // --- The copy engine: a box of a matrix in global memory, to one block or to the same place in several.
 
+// A matrix's description, on its way to where the engine reads it.
+__device__ inline void prefetch_description(const CUtensorMap* matrix) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(matrix) : "memory");
+}
+
 __device__ inline void copy_box(void* to, const CUtensorMap* matrix, int column, int row, uint64_t* barrier) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::

@@ -286,6 +286,11 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const int rank = static_cast<int>(hopper::block_in_cluster()), cluster = blockIdx.x / 2;
   const int role = __shfl_sync(0xffffffffu, threadIdx.x / kGroup, 0);
+  if (threadIdx.x == 0) {
+    for (const CUtensorMap* matrix : {&errors, &errors_down, &samples, &hidden, &d_hidden, &d_samples}) {
+      hopper::prefetch_description(matrix);
+    }
+  }
   init(shared);
   wait_for_earlier_kernels();
   Position at;

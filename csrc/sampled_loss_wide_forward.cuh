@@ -162,6 +162,11 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const int rank = static_cast<int>(hopper::block_in_cluster()), cluster = blockIdx.x / 2, n_clusters = gridDim.x / 2;
   const int role = threadIdx.x / kGroup, n_items = given.n_pairs * given.n_tiles;
+  if (threadIdx.x == 0) {
+    hopper::prefetch_description(&hidden);
+    hopper::prefetch_description(&samples);
+    hopper::prefetch_description(&kept);
+  }
   init(shared);
   wait_for_earlier_kernels();
   Position at;
