@@ -268,8 +268,9 @@ class LearnedUnigram(nn.Module):
         op = torch.ops.torchlayer.weighted_sample
         sample = op(ids, seed, self.weight, n_sampled, unique, _MOST_TRIES)
         if self.training:
-            exists = (ids >= 0) & (ids < n_classes)  # on CUDA nobody has looked
-            self.weight.index_add_(0, torch.where(exists, ids, 0).flatten(), exists.long().flatten())
+            near = ids.clamp(0, n_classes - 1)
+            exists = torch.eq(near, ids, out=torch.empty_like(near))  # as 0 or 1: on CUDA nobody has looked
+            self.weight.index_add_(0, near.flatten(), exists.flatten())
         return SampledValues(*sample[:3])
 
     def extra_repr(self) -> str:
