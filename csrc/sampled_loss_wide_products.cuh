@@ -180,12 +180,17 @@ __device__ void store_tile(char (&out)[2][kBoxBytes], const CUtensorMap* matrix,
   const int r = warp * 16 + lane % 16;  // the row whose address this thread gives, of matrices 0 and 2 or 1 and 3
 #pragma unroll
   for (int box = 0; box < kWidth / kBox; ++box) {
+    uint2 packed[8];  // found before anything is stored, since no arithmetic moves past a store
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      packed[n] = numbers(box * 8 + n);
+    }
     hopper::wait_stores_read<1>();  // of which only one thread has any
     hopper::sync_named(1 + group, kGroup);
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {  // sixteen columns
-      const int n = box * 8 + pair * 2, chunk = pair * 2 + lane / 16;
-      const uint2 left = numbers(n), right = numbers(n + 1);
+      const uint2 left = packed[2 * pair], right = packed[2 * pair + 1];
+      const int chunk = pair * 2 + lane / 16;
       hopper::store_matrices(out[box % 2] + r * 128 + ((chunk ^ (r % 8)) * 16), left.x, left.y, right.x, right.y);
     }
     hopper::fence_for_copies();
