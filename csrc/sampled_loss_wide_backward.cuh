@@ -190,6 +190,17 @@ struct Products {
 
 #ifdef TORCHLAYER_HOPPER
 
+// Word y of lane x of every four goes to word x of lane y.
+__device__ inline void transpose_four(uint4& words) {
+  const bool odd = threadIdx.x % 2 == 1, high = threadIdx.x % 4 >= 2;
+  uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? words.x : words.y, 1);
+  uint32_t b = __shfl_xor_sync(0xffffffffu, odd ? words.z : words.w, 1);
+  words = odd ? uint4{a, words.y, b, words.w} : uint4{words.x, a, words.z, b};
+  a = __shfl_xor_sync(0xffffffffu, high ? words.x : words.z, 2);
+  b = __shfl_xor_sync(0xffffffffu, high ? words.y : words.w, 2);
+  words = high ? uint4{a, b, words.z, words.w} : uint4{words.x, words.y, a, b};
+}
+
 // Two rows of a tile of d hidden: scaled, with the labels' part. They go out as sixteen bits.
 __device__ inline void store_hidden(Shared& shared, const Products& given, const CUtensorMap* matrix,
                                     float (&sum)[128], int first, int column, int group) {
@@ -206,17 +217,28 @@ __device__ inline void store_hidden(Shared& shared, const Products& given, const
     const float factor = scale[x / 2 % 2];
     sum[x] = factor == 0 ? 0 : sum[x] * factor;
   }
-  const int f = column + 2 * (lane % 4);
   for (int t = 0; t < given.n_true; ++t) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float error = given.true_errors[i[half] * given.n_true + t];
       const __nv_bfloat16* row = given.weight + given.labels[i[half] * given.n_true + t] * given.row_stride;
-      if (error != 0) {
+      constexpr int kMany = 4;  // loads in flight, of sixteen bytes
 #pragma unroll
-        for (int n = 0; n < kColumns / 8; ++n) {
-          if (f + 8 * n < given.n_features) {
-            const float2 w = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(row + f + 8 * n));
+      for (int m = 0; m < kColumns / 32; m += kMany) {
+        uint4 four[kMany];
+#pragma unroll
+        for (int x = 0; x < kMany; ++x) {
+          const int at = column + 32 * (m + x) + 8 * (lane % 4);
+          four[x] = error != 0 && at < given.n_features ? *reinterpret_cast<const uint4*>(row + at) : uint4{};
+        }
+#pragma unroll
+        for (int x = 0; x < kMany; ++x) {
+          transpose_four(four[x]);
+          const uint32_t words[4] = {four[x].x, four[x].y, four[x].z, four[x].w};
+#pragma unroll
+          for (int y = 0; y < 4; ++y) {
+            const float2 w = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(words[y]));
+            const int n = 4 * (m + x) + y;
             sum[4 * n + 2 * half] = fmaf(error, w.x, sum[4 * n + 2 * half]);
             sum[4 * n + 2 * half + 1] = fmaf(error, w.y, sum[4 * n + 2 * half + 1]);
           }
