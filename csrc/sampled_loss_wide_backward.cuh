@@ -201,27 +201,39 @@ __device__ inline void transpose_four(uint4& words) {
   words = high ? uint4{a, b, words.z, words.w} : uint4{words.x, words.y, a, b};
 }
 
+// What a thread must know of its two rows of d hidden, on its way as soon as this is made; of the labels the first.
+struct TwoScales {
+  int64_t row[2];
+  float scale[2], error[2];
+  int label[2];
+
+  __device__ TwoScales(const Products& given, int first) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      row[half] = min(first + static_cast<int>(threadIdx.x) % kGroup / 32 * 16 +
+                          static_cast<int>(threadIdx.x) % 32 / 4 + 8 * half, given.n_rows - 1);
+      scale[half] = given.row_scales[row[half]];
+      error[half] = given.true_errors[row[half] * given.n_true];
+      label[half] = given.labels[row[half] * given.n_true];
+    }
+  }
+};
+
 // Two rows of a tile of d hidden: scaled, with the labels' part. They go out as sixteen bits.
 __device__ inline void store_hidden(Shared& shared, const Products& given, const CUtensorMap* matrix,
-                                    float (&sum)[128], int first, int column, int group) {
-  const int thread = threadIdx.x % kGroup, lane = thread % 32;
-  int64_t i[2];
-  float scale[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    i[half] = min(first + group * 64 + thread / 32 * 16 + lane / 4 + 8 * half, given.n_rows - 1);
-    scale[half] = given.row_scales[i[half]];
-  }
+                                    float (&sum)[128], const TwoScales& two, int first, int column, int group) {
+  const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int x = 0; x < 128; ++x) {
-    const float factor = scale[x / 2 % 2];
+    const float factor = two.scale[x / 2 % 2];
     sum[x] = factor == 0 ? 0 : sum[x] * factor;
   }
   for (int t = 0; t < given.n_true; ++t) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float error = given.true_errors[i[half] * given.n_true + t];
-      const __nv_bfloat16* row = given.weight + given.labels[i[half] * given.n_true + t] * given.row_stride;
+      const int64_t of_row = two.row[half] * given.n_true + t;
+      const float error = t == 0 ? two.error[half] : given.true_errors[of_row];
+      const __nv_bfloat16* row = given.weight + (t == 0 ? two.label[half] : given.labels[of_row]) * given.row_stride;
       constexpr int kMany = 4;  // loads in flight, of sixteen bytes
 #pragma unroll
       for (int m = 0; m < kColumns / 32; m += kMany) {
@@ -348,6 +360,7 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
       const int thread = threadIdx.x % kGroup, f = column + thread % 2 * 128;  // half a row of weight each, before long
       const int64_t i = min(row + group * 64 + thread / 2, given.n_rows - 1);
       const int label = given.labels[i * given.n_true];
+      const TwoScales two(given, row + group * 64);
       float sum[128];
       clear(sum);
       multiply_steps<Along::kSum, Along::kOther>(sum, shared, at, group, given.hidden_steps, [&](int step) {
@@ -357,7 +370,7 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
           hopper::prefetch(weight + min(64, given.n_features - f - 1));
         }
       });
-      store_hidden(shared, given, &d_hidden, sum, row, column, group);
+      store_hidden(shared, given, &d_hidden, sum, two, row, column, group);
     });
     for_sums([&](int sample, int column, int part, int n) {
       float sum[128];
