@@ -38,8 +38,8 @@ __device__ inline void arrive_and_expect(uint64_t* barrier, uint32_t bytes) {
                : "memory");
 }
 
-// Arrives at the barrier of that name in another block of the cluster, or in this one. Only what this thread has read is
-// done with by then: to publish what it has written, a release at the cluster's scope costs a thousand cycles.
+// Arrives at the barrier of that name in another block of the cluster, or in this one. Only what this thread has read
+// is done with by then: to publish what it has written, a release at the cluster's scope costs a thousand cycles.
 __device__ inline void arrive_in_block(uint64_t* barrier, uint32_t block, bool mine = true) {
   asm volatile(
       "{\n"

@@ -40,7 +40,8 @@ inline int n_pairs_of_multiprocessors(const SampledLoss& loss) {
 
 inline int divide_up(int64_t n, int64_t by) { return static_cast<int>((n + by - 1) / by); }
 
-// Calls `body` with the number of rows that a warp takes, so that a thread has loads enough in flight, and warps are many.
+// Calls `body` with the number of rows that a warp takes, so that a thread has loads enough in flight, and warps are
+// many.
 template <typename Body>
 void by_row_length(const SampledLoss& loss, const Body& body) {
   if (loss.n_features <= 256 && loss.n_rows >= 16384) {

@@ -308,8 +308,9 @@ __device__ inline void store_biases(const Products& given, const float (&scales)
 
 #endif
 
-// A cluster takes pairs of tiles as the schedule deals them out. `errors` and `errors_down` are one matrix, in boxes for
-// sums along its rows and down its columns. Must move: the errors twice, the rest from the cache, and the gradients.
+// A cluster takes pairs of tiles as the schedule deals them out. `errors` and `errors_down` are one matrix, in boxes
+// for sums along its rows and down its columns. Must move: the errors twice, the rest from the cache, and the
+// gradients.
 static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     multiply_errors(const __grid_constant__ CUtensorMap errors, const __grid_constant__ CUtensorMap errors_down,
                     const __grid_constant__ CUtensorMap samples, const __grid_constant__ CUtensorMap hidden,
@@ -393,7 +394,8 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// rows = the sum of the parts, in their order, and the biases likewise; a thread takes four features. Must move: them all.
+// rows = the sum of the parts, in their order, and the biases likewise; a thread takes four features. Must move: them
+// all.
 static __global__ void __launch_bounds__(256)
     add_parts(const float* sums, const float* part_biases, int n_parts, int64_t n_in_rows,
               int n_sampled, __nv_bfloat16* rows, float* biases) {

@@ -1,9 +1,9 @@
 // From a tile of products to errors: what the kernels of the forward do with the logits in their registers.
 //
-// Errors are kept before anybody knows the row's sum: as exp(logit - reference), where the reference is the row's largest
-// true logit. They are right to sixteen bits whatever the sum will be, which then scales the row (in the backward). If a
-// logit exceeds the reference so far that exp might overflow, the tile is stored smaller by a power of two, and
-// `finish_losses` brings the row's tiles to a common one. NCE needs no sum: its errors are kept as they are.
+// Errors are kept before anybody knows the row's sum: as exp(logit - reference), where the reference is the row's
+// largest true logit. They are right to sixteen bits whatever the sum will be, which then scales the row (in the
+// backward). If a logit exceeds the reference so far that exp might overflow, the tile is stored smaller by a power of
+// two, and `finish_losses` brings the row's tiles to a common one. NCE needs no sum: its errors are kept as they are.
 #pragma once
 
 #include "sampled_loss_wide_kept.cuh"
@@ -119,8 +119,8 @@ __device__ void remove_hits(float (&z)[kWidth / 2], const Errors& given, const T
   }
 }
 
-// A group's errors of 64 rows from `first` on and kWidth samples from `column` on, from their products with hidden in z:
-// stored, if the rows are kept, and summed. `offsets` are the tile's, in shared memory.
+// A group's errors of 64 rows from `first` on and kWidth samples from `column` on, from their products with hidden in
+// z: stored, if the rows are kept, and summed. `offsets` are the tile's, in shared memory.
 template <typename Loss, int kWidth>
 __device__ void find_tile(float (&z)[kWidth / 2], char (&out)[2][kBoxBytes], const CUtensorMap* kept,
                           const Errors& given, const TwoRows<Loss>& two, const TileIds<kWidth>& ids,

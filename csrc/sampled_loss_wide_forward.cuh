@@ -109,7 +109,8 @@ __global__ void __launch_bounds__(32 * kWarps)
       *reinterpret_cast<uint4*>(to + f) = *reinterpret_cast<const uint4*>(from + f);
     }
     if (lane == 0) {
-      const float offset = given.sampled_offset(static_cast<int>(j)) * kLog2E;  // less than inf: a hit's logit of -inf wins
+      // less than inf: a hit's logit of -inf wins
+      const float offset = given.sampled_offset(static_cast<int>(j)) * kLog2E;
       kept.offsets[j] = isnan(offset) ? offset : fminf(offset, FLT_MAX);
       kept.ids[j] = static_cast<int32_t>(id);
     }
@@ -218,8 +219,8 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// A block takes 32 rows, and its eight warps share a row's tiles: its loss from the tiles' sums, what its errors must be multiplied
-// by, and its labels' errors. Must move: the sums, 8 bytes for every tile of a row.
+// A block takes 32 rows, and its eight warps share a row's tiles: its loss from the tiles' sums, what its errors must
+// be multiplied by, and its labels' errors. Must move: the sums, 8 bytes for every tile of a row.
 template <typename Loss>
 __global__ void __launch_bounds__(32 * kWarps)
     finish_losses(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
