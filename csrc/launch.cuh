@@ -27,6 +27,8 @@ inline bool kernels_wait(int32_t device) {
   return major == 9 && std::strstr(TORCHLAYER_ARCHITECTURES, "9.0") != nullptr;
 }
 
+// Early: while the kernel before may still be at work, for kernels that call `wait_for_earlier_kernels`. With so many
+// bytes of dynamic shared memory, which may be all that the chip allows a block.
 template <typename... Parameters, typename... Arguments>
 void launch_as(bool early, const char* name, const torch::stable::Tensor& where, void (*kernel)(Parameters...),
                dim3 blocks, dim3 threads, size_t bytes, Arguments... arguments) {
@@ -55,7 +57,6 @@ void launch_as(bool early, const char* name, const torch::stable::Tensor& where,
                   " (this library was compiled for " TORCHLAYER_ARCHITECTURES ")");
 }
 
-// With so many bytes of dynamic shared memory, which may be all that the chip allows a block.
 template <typename... Parameters, typename... Arguments>
 void launch_with_memory(const char* name, const torch::stable::Tensor& where, void (*kernel)(Parameters...),
                         dim3 blocks, dim3 threads, size_t bytes, Arguments... arguments) {
@@ -68,7 +69,6 @@ void launch(const char* name, const torch::stable::Tensor& where, void (*kernel)
   launch_with_memory(name, where, kernel, blocks, threads, 0, arguments...);
 }
 
-// The same, while the kernel before may still be at work: for those that call `wait_for_earlier_kernels`.
 template <typename... Parameters, typename... Arguments>
 void launch_early(const char* name, const torch::stable::Tensor& where, void (*kernel)(Parameters...), dim3 blocks,
                   dim3 threads, size_t bytes, Arguments... arguments) {
