@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import errno
+import hashlib
 import json
 import os
 import random
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -586,6 +588,19 @@ class Interrupting:
             return method(*args)
 
         return interrupted
+
+
+def test_text_that_claims_gigabytes_takes_no_memory(tmp_path):
+    content = b"\x80\x02X" + (2**31).to_bytes(4, "little") + b"text"  # a pickle's, in a file whose digest is right
+    header = sealed._HEADER.pack(sealed._MARK, sealed._VERSION, 0, len(content), hashlib.sha256(content).digest())
+    path = tmp_path / "run.ckpt"
+    path.write_bytes(header + content)
+    tracemalloc.start()
+    with pytest.raises(FileFormatError, match="its content is not what torchlayer writes"):
+        sealed.read_sealed(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20
 
 
 @pytest.mark.parametrize("n", range(1, 8))

@@ -447,6 +447,15 @@ def test_bad_file_is_refused_with_the_reason(tmp_path, data, text):
         files.load_npz(name=path)
 
 
+def test_entry_that_claims_to_lie_before_the_file_is_refused(tmp_path):
+    data = bytearray(archive(("a.npy", npy(np.ones(100)))))
+    at = data.index(b"PK\x05\x06") + 16  # where the directory begins; Python takes the difference off every entry
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], "little") + 50).to_bytes(4, "little")
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(FileFormatError, match=r"entry 'a.npy' claims to lie before the file's beginning$"):
+        files.load_npz(name=tmp_path / "a.npz")
+
+
 def test_entry_that_claims_gigabytes_is_refused_before_memory_is_taken(tmp_path):
     data = bytearray(archive(("a.npy", npy(np.ones(100))), method=zipfile.ZIP_DEFLATED))
     at = data.index(b"PK\x01\x02") + 24

@@ -77,6 +77,8 @@ def _check_sizes(path: str | os.PathLike[str], entries: list[zipfile.ZipInfo], n
     if sum(info.compress_size for info in entries) > n_bytes:
         raise FileFormatError(path, "its entries claim more bytes than the file has")
     for info in entries:
+        if info.header_offset < 0:
+            raise FileFormatError(path, f"entry '{info.filename}' claims to lie before the file's beginning")
         if not info.filename.endswith(".npy"):
             raise FileFormatError(path, f"entry '{info.filename}' is not an array")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

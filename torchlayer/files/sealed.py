@@ -115,6 +115,8 @@ class _Payload:
 
     def read(self, n_bytes: int = -1) -> bytes:
         try:
+            if n_bytes > _CHUNK:  # Python takes memory for as many bytes as it is asked for
+                n_bytes = min(n_bytes, os.fstat(self._f.fileno()).st_size)
             return self._f.read(n_bytes)
         except BaseException as e:
             self.error = e
