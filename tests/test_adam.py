@@ -94,7 +94,6 @@ WRONG = [
 COMPILED_WRONG = [
     (wrong(lr=torch.tensor([0.1, 0.2])), "lr as one float32"),
     (wrong(lr=torch.tensor(0.1, dtype=torch.float64)), "lr as one float32"),
-    (wrong(beta1=1.5), "beta1 between 0 and 1, got 1.5"),
     (wrong(grads=lambda g: [g[0].t(), g[1]]), "one dense layout"),
     (wrong(params=lambda p: [p[0][:, :2], p[1]], grads=lambda g: [g[0][:, :2], g[1]]), "one dense layout"),
     (wrong(steps=lambda s: [s[0].long(), s[1]]), "steps as one float32 each"),

@@ -530,6 +530,14 @@ def sparse(x):
     return x.to_sparse()
 
 
+def nested(x):
+    return torch.nested.nested_tensor([x, x])
+
+
+def quantised(x):
+    return torch.quantize_per_tensor(x.float(), 0.1, 0, torch.quint8)
+
+
 LAST, BIG = 2**63 - 1, 2**31
 COMMON = [
     # name, what changes, error, text
@@ -541,6 +549,18 @@ COMMON = [
     ("weight bool", wrong_weight(torch.Tensor.bool), TypeError, "float16 or bfloat16, got torch.bool"),
     ("weight complex", wrong_weight(lambda w: w + 0j), TypeError, "float16 or bfloat16, got torch.complex64"),
     ("weight sparse", wrong_weight(sparse), TypeError, "weight as a dense tensor, got torch.sparse_coo"),
+    ("weight nested", wrong_weight(nested), TypeError, "weight as a dense tensor, got a nested one"),
+    ("weight quantised", wrong_weight(quantised), TypeError, "float16 or bfloat16, got torch.quint8"),
+    ("ids nested", lambda a: {"ids": nested(a["ids"])}, TypeError, "ids as a dense tensor, got a nested one"),
+    ("ids quantised", lambda a: {"ids": quantised(a["ids"])}, TypeError, "ids in torch.int64, got torch.quint8"),
+    ("grads nested", lambda a: {"row_grads": nested(a["row_grads"])}, TypeError, "row_grads as .*, got a nested one"),
+    (
+        "grads quantised",
+        lambda a: {"row_grads": quantised(a["row_grads"])},
+        TypeError,
+        "float32 of weight, got .*quint8",
+    ),
+    ("lr nested", lambda a: {"lr": nested(torch.ones(1))}, TypeError, "lr as a dense tensor, got a nested one"),
     ("weight scalar", wrong_weight(lambda w: w[0, 0].clone()), ValueError, r"\(V, D\) or \(V,\), got \(\)"),
     ("weight 3-D", wrong_weight(lambda w: w[None]), ValueError, r"\(V, D\) or \(V,\), got \(1, 50, 6\)"),
     ("weight no width", wrong_weight(lambda w: w[:, :0]), ValueError, r"or \(V,\), got \(50, 0\)"),
@@ -594,6 +614,7 @@ STATES = [
     ("short", lambda s: s[:7], ValueError, r"of shape \(50.*\), got \(7"),
     ("turned", lambda s: s[None], ValueError, r"of shape \(50.*\), got \(1, 50"),
     ("meta", lambda s: s.to("meta"), ValueError, "on cpu, where weight is, got meta"),
+    ("nested", nested, TypeError, "as a dense tensor, got a nested one"),
     ("gaps", lambda s: s.repeat_interleave(2, 0)[::2], ValueError, "contiguous, got strides"),
 ]
 NUMBERS = {
@@ -655,11 +676,12 @@ WRONG = list(wrong_rows())
 
 
 @op_and_reference
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype", "ignore:.*quantized tensor")
 @pytest.mark.parametrize(("name", "change", "error", "text"), WRONG)
 def test_wrong_input_is_refused_and_changes_nothing(run, name, change, error, text):
     args = arguments(name)
     args |= change(args)
-    before = copied({key: value for key, value in args.items() if not _is_meta(value)})
+    before = copied({key: value for key, value in args.items() if not _has_no_numbers(value)})
     with pytest.raises(error, match=f"{NAMES[name]} .*{text}"):
         run(name, args)
     for key in {"weight", "accumulator", "exp_avg", "exp_avg_sq", "step"} & before.keys():
@@ -667,12 +689,12 @@ def test_wrong_input_is_refused_and_changes_nothing(run, name, change, error, te
             assert torch.equal(args[key].to_dense(), before[key].to_dense()), key
 
 
-def _is_meta(value):
-    return isinstance(value, torch.Tensor) and value.is_meta
+def _has_no_numbers(value):
+    return isinstance(value, torch.Tensor) and (value.is_meta or value.is_nested)
 
 
 def test_there_are_enough_wrong_inputs():
-    assert len(WRONG) >= 80
+    assert all(sum(row.values[0] == name for row in WRONG) >= 50 for name in OPS)
 
 
 @every_op

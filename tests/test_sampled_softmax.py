@@ -441,11 +441,31 @@ def test_meta_tensors_know_their_shape(loss):
 
 FEW = inputs(4, 2, 5, 9, 3, dtype=torch.float32)
 ARGUMENTS = ("weight", "bias", "hidden", "labels", "sampled", "true_expected_count", "sampled_expected_count")
+
+
+def nested(x):
+    return torch.nested.nested_tensor([x, x])
+
+
+def quantised(x):
+    return torch.quantize_per_tensor(x.float(), 0.1, 0, torch.quint8)
+
+
 TENSOR = [(name, lambda x: x.tolist(), TypeError, "as a tensor, got list") for name in ARGUMENTS]
 TENSOR += [(name, lambda x: x.numpy(), TypeError, "as a tensor, got ndarray") for name in ARGUMENTS]
 TENSOR += [(name, lambda x: None, TypeError, "as a tensor, got NoneType") for name in ARGUMENTS if name != "bias"]
 TENSOR += [
     (name, lambda x: x.to_sparse(), TypeError, "as a dense tensor, got a torch.sparse_coo") for name in ARGUMENTS
+]
+TENSOR += [(name, nested, TypeError, "as a dense tensor, got a nested one") for name in ARGUMENTS]
+TENSOR += [
+    ("weight", quantised, TypeError, "needs weight in float32, float64, float16 or bfloat16, got torch.quint8"),
+    ("hidden", quantised, TypeError, "needs weight and hidden of one dtype, got torch.float32 and torch.quint8"),
+    ("bias", quantised, TypeError, "needs weight and bias of one dtype, got torch.float32 and torch.quint8"),
+    ("labels", quantised, TypeError, "needs int64 labels, got torch.quint8; call labels.long"),
+    ("sampled", quantised, TypeError, "needs int64 sampled, got torch.quint8; call sampled.long"),
+    ("true_expected_count", quantised, TypeError, "needs floating-point expected counts, got torch.quint8"),
+    ("sampled_expected_count", quantised, TypeError, "needs floating-point expected counts, got .* torch.quint8"),
 ]
 FLOATS = [
     (name, lambda x, dtype=dtype: x.to(dtype), TypeError, text)
@@ -529,6 +549,7 @@ def test_there_are_many_bad_inputs():
 
 
 @both_losses
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype", "ignore:.*quantized tensor")
 @pytest.mark.parametrize(("argument", "change", "error", "text"), BAD)
 def test_bad_input_says_what_to_do(loss, argument, change, error, text):
     given = FEW._replace(**{argument: change(getattr(FEW, argument))})
@@ -538,6 +559,7 @@ def test_bad_input_says_what_to_do(loss, argument, change, error, text):
 
 OTHERS = [
     ({"reduction": "average"}, ValueError, "needs reduction 'none', 'mean' or 'sum', got 'average'"),
+    ({"reduction": []}, ValueError, r"needs reduction 'none', 'mean' or 'sum', got \[\]"),
     ({"reduction": None}, ValueError, "needs reduction 'none', 'mean' or 'sum', got None"),
 ]
 VALUES = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,6 +111,7 @@ def register(
         device = _device_of(arguments)
         prepare(device)
         if _has_kernel(overload, device):
+            _check_dense(qualified, arguments)  # or it would come back here for ever
             return overload(*arguments)  # this very call has loaded the library: dispatch it again
         return reference(*arguments)
 
@@ -269,13 +270,23 @@ def _prepare(device: str) -> None:
 
 def _device_of(arguments: Iterable[Any]) -> str:
     """Where the dispatcher sends a call: to CUDA as soon as one tensor is there."""
-    kinds = {
-        value.device.type
-        for argument in arguments
-        for value in (argument if isinstance(argument, list | tuple) else (argument,))
-        if isinstance(value, Tensor)
-    }
+    kinds = {tensor.device.type for tensor in tensors(arguments)}
     return "cuda" if "cuda" in kinds else min(kinds)
+
+
+def tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
+    """Those among the arguments, and those in lists."""
+    for argument in arguments:
+        for value in argument if isinstance(argument, list | tuple) else (argument,):
+            if isinstance(value, Tensor):
+                yield value
+
+
+def _check_dense(name: str, arguments: Iterable[Any]) -> None:
+    for tensor in tensors(arguments):
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind, cure = ("quantised", "dequantize") if tensor.is_quantized else (str(tensor.layout), "to_dense")
+            raise TypeError(f"{name} needs dense tensors, got a {kind} one; call its {cure}()")
 
 
 def _has_kernel(overload: Any, device: str) -> bool:

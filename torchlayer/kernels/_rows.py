@@ -101,7 +101,11 @@ def check_state(
 
 def check_number(op: str, name: str, value: float, below: float = math.inf) -> None:
     """Refuse a number outside ``[0, below)``, and NaN with it."""
-    if not 0 <= value < below:
+    try:
+        inside = 0 <= value < below
+    except TypeError:
+        raise TypeError(f"{op} needs {name} as a number, got {type(value).__name__}") from None
+    if not inside:
         bounds = "of 0 or more" if below == math.inf else f"in [0, {below})"
         raise ValueError(f"{op} needs {name} {bounds}, got {value}")
 
@@ -143,8 +147,9 @@ def fake(*_: Any) -> None:
 def _check_tensor(op: str, name: str, tensor: Tensor, weight: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{op} needs {name} as a tensor, got {type(tensor).__name__}")
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{op} needs {name} as a dense tensor, got {tensor.layout}; pass ids and row_grads apart")
+    if tensor.layout != torch.strided or tensor.is_nested:
+        kind = "a nested one" if tensor.is_nested else str(tensor.layout)
+        raise TypeError(f"{op} needs {name} as a dense tensor, got {kind}; pass ids and row_grads apart")
     if tensor.device != weight.device:
         raise ValueError(f"{op} needs {name} on {weight.device}, where weight is, got {tensor.device}")
 

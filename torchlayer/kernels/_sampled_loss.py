@@ -44,7 +44,7 @@ def prepare(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """The arguments of a public function, checked, as its op takes them."""
     for argument, value in (("weight", weight), ("hidden", hidden), ("labels", labels), ("bias", bias)):
-        _check_tensor(name, argument, value, optional=argument == "bias")
+        check_dense(name, argument, value, optional=argument == "bias")
     if not isinstance(sampled_values, tuple | list) or len(sampled_values) != 3:
         got = f"{len(sampled_values)} values" if isinstance(sampled_values, tuple | list) else _kind(sampled_values)
         raise TypeError(
@@ -57,8 +57,8 @@ def prepare(
         ("true_expected_count", true_count),
         ("sampled_expected_count", sampled_count),
     ):
-        _check_tensor(name, argument, value)
-    if reduction not in REDUCTIONS:
+        check_dense(name, argument, value)
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"{name} needs reduction 'none', 'mean' or 'sum', got {reduction!r}")
 
     if autocasting(hidden) and hidden.is_floating_point():
@@ -75,6 +75,21 @@ def prepare(
     if not subtract_log_q:
         return weight, bias, hidden, labels, sampled, None, None
     return weight, bias, hidden, labels, sampled, true_count, sampled_count
+
+
+def check_dense(name: str, argument: str, value: Any, optional: bool = False) -> None:
+    """Raise for what is no tensor that is stored as one block of numbers.
+
+    Raises:
+        TypeError: so it is.
+    """
+    if value is None and optional:
+        return
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} needs {argument} as a tensor, got {_kind(value)}")
+    if value.layout != torch.strided or value.is_nested:
+        kind = "nested" if value.is_nested else str(value.layout)
+        raise TypeError(f"{name} needs {argument} as a dense tensor, got a {kind} one")
 
 
 def check(
@@ -297,16 +312,6 @@ def example(device: torch.device) -> tuple[Any, ...]:
     sampled[:3] = labels[0, 0]
     counts = (torch.rand(shape, device=device, generator=generator) + 0.01 for shape in (labels.shape, sampled.shape))
     return weight, bias, hidden, labels, sampled, *counts, True
-
-
-def _check_tensor(name: str, argument: str, value: Any, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} needs {argument} as a tensor, got {_kind(value)}")
-    if value.layout != torch.strided or value.is_nested:
-        kind = "nested" if value.is_nested else str(value.layout)
-        raise TypeError(f"{name} needs {argument} as a dense tensor, got a {kind} one")
 
 
 def _constant(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _library
+from . import _library, _rows
 
 
 def adam_(
@@ -45,7 +47,9 @@ def adam_(
         and one dense layout; ``lr`` and each of ``steps`` ``()`` float32.
 
     Raises:
-        RuntimeError: lists of different lengths; another dtype; layouts that differ or have gaps.
+        RuntimeError: lists of different lengths; another dtype; layouts that differ or have gaps; several devices.
+        TypeError: a tensor is not dense, or a number none.
+        ValueError: a beta lies outside [0, 1), eps or weight_decay below 0, or one is NaN.
 
     Reference:
         Kingma, Ba 2015, arXiv:1412.6980; Loshchilov, Hutter 2019, arXiv:1711.05101.
@@ -55,6 +59,13 @@ def adam_(
     >>> p, step
     (tensor([0.9000]), tensor(1.))
     """
+    for name, value, below in (
+        ("beta1", beta1, 1),
+        ("beta2", beta2, 1),
+        ("eps", eps, math.inf),
+        ("weight_decay", weight_decay, math.inf),
+    ):
+        _rows.check_number("adam_", name, value, below)
     torch.ops.torchlayer.adam_(
         params, grads, exp_avgs, exp_avg_sqs, steps, lr, beta1, beta2, eps, weight_decay, decoupled
     )
@@ -91,8 +102,11 @@ def _reference(
         p.sub_(step_size.to(p.dtype) * m / (v.sqrt() / root.to(p.dtype) + eps))
 
 
-def _fake(*_: object) -> None:
-    return None
+def _fake(*arguments: Any) -> None:
+    # A kernel sees to this itself, but one tensor without data among others that have some brings the call here.
+    devices = sorted({str(tensor.device) for tensor in _library.tensors(arguments)})
+    if len(devices) > 1:
+        raise RuntimeError(f"adam_ needs all tensors on one device, got {' and '.join(devices)}")
 
 
 def _example(device: torch.device) -> tuple:

@@ -30,7 +30,7 @@ def discounted_sum(rewards: Tensor, gamma: float = 0.99, reset: bool = True) -> 
         rewards ``(*, T)`` of a floating dtype (sixteen bits are summed in float32); returns the same.
 
     Raises:
-        TypeError: ``rewards`` is no tensor of a floating dtype.
+        TypeError: ``rewards`` is no dense tensor of a floating dtype, or ``gamma`` no number.
         ValueError: ``gamma`` lies outside [0, 1], or ``rewards`` has no axis.
 
     >>> discounted_sum(torch.tensor([0.0, 0.0, 1.0, 0.0, 1.0]), gamma=0.5)
@@ -45,11 +45,17 @@ def discounted_sum(rewards: Tensor, gamma: float = 0.99, reset: bool = True) -> 
 def _check(rewards: Tensor, gamma: float) -> None:
     if not isinstance(rewards, Tensor):
         raise TypeError(f"discounted_sum needs a tensor of rewards, got {type(rewards).__name__}; use torch.as_tensor")
+    if rewards.layout != torch.strided or rewards.is_nested:
+        raise TypeError("discounted_sum needs dense rewards, got a sparse or nested tensor; call rewards.to_dense()")
     if rewards.dtype not in _DTYPES:
         raise TypeError(f"discounted_sum needs floating-point rewards, got {rewards.dtype}; call rewards.float()")
     if rewards.dim() == 0:
         raise ValueError("discounted_sum needs rewards along a last axis, got a scalar")
-    if not 0 <= gamma <= 1:
+    try:
+        inside = 0 <= gamma <= 1
+    except TypeError:
+        raise TypeError(f"discounted_sum needs gamma as a number, got {type(gamma).__name__}") from None
+    if not inside:
         raise ValueError(f"discounted_sum needs gamma between 0 and 1, got {gamma}")
 
 

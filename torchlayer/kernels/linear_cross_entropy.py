@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import bad_ids
 from ._library import refuse
-from ._sampled_loss import DTYPES, autocasting, sum_dtype
+from ._sampled_loss import DTYPES, autocasting, check_dense, check_ids, sum_dtype
 
 # Logits held at a time: 16 MB of float32.
 _CHUNK = 1 << 22
@@ -52,8 +53,9 @@ def linear_cross_entropy(
         ``(B, T)`` fit ``(B * T, D)`` too), bias ``(V,)``; returns a scalar, or the target's shape.
 
     Raises:
-        TypeError, ValueError: dtypes or shapes do not fit; the text says which.
-        IndexError: a target lies outside ``[0, V)``, on a CPU. On CUDA torch's own device assertion fails.
+        TypeError, ValueError: dtypes, shapes or devices do not fit; the text says which.
+        IndexError: a target lies outside ``[0, V)``, on a CPU. On CUDA torch's own device assertion fails, unless
+            ``TORCHLAYER_CHECK=1`` asks for a look before.
 
     Reference:
         Hsu et al. 2024, Liger Kernel, arXiv:2410.10989, which also computes the gradients in the forward pass.
@@ -62,10 +64,12 @@ def linear_cross_entropy(
     >>> linear_cross_entropy(hidden, weight, torch.tensor([0, 1, 0]))
     tensor(0.3778)
     """
-    dtype = _check(hidden, weight, target, bias, reduction, chunk_size)
+    dtype = _check(hidden, weight, target, bias, reduction, ignore_index, chunk_size)
     rows = hidden.reshape(-1, hidden.shape[-1])
     ids = target.reshape(-1).long()
     kept = None if ignore_index is None else ids != ignore_index
+    if bad_ids.may_look_at(ids) and not torch.compiler.is_compiling():
+        check_ids("linear_cross_entropy", "targets", ids if kept is None else torch.where(kept, ids, 0), len(weight))
     n_rows = _rows(len(rows), len(weight), chunk_size)
     settings = (ids, kept, NO_TARGET if ignore_index is None else ignore_index, n_rows, dtype)
     if reduction == "none":
@@ -223,23 +227,36 @@ def _rows(n: int, n_classes: int, chunk_size: int | None) -> int:
 
 
 def _check(
-    hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, reduction: str, chunk_size: int | None
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    reduction: str,
+    ignore_index: int | None,
+    chunk_size: int | None,
 ) -> torch.dtype:
     """The dtype to multiply in."""
     name = "linear_cross_entropy"
     for argument, value in (("hidden", hidden), ("weight", weight), ("target", target), ("bias", bias)):
-        if not isinstance(value, Tensor) and not (argument == "bias" and value is None):
-            raise TypeError(f"{name} needs {argument} as a tensor, got {type(value).__name__}")
+        check_dense(name, argument, value, optional=argument == "bias")
+    devices = sorted({str(x.device) for x in (hidden, weight, target, bias) if x is not None})
+    if len(devices) > 1:
+        raise ValueError(f"{name} needs all tensors on one device, got {' and '.join(devices)}")
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{name} needs reduction 'none', 'mean' or 'sum', got {reduction!r}")
+    for argument, number in (("ignore_index", ignore_index), ("chunk_size", chunk_size)):
+        if isinstance(number, bool) or not isinstance(number, int | torch.SymInt | None):
+            raise TypeError(f"{name} needs {argument} as an int, got {type(number).__name__}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"{name} needs chunk_size of at least 1, got {chunk_size}")
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+    if target.is_floating_point() or target.is_complex() or target.is_quantized or target.dtype == torch.bool:
         raise TypeError(f"{name} needs class ids of an integer type, got {target.dtype}; call target.long()")
     shapes = f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)}"
     if hidden.dim() < 1 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
         cure = "; a DenseLayer's weight goes in as W.T" if hidden.shape[-1:] == weight.shape[:1] else ""
         raise ValueError(f"{name} needs hidden (..., D) and weight (V, D), got {shapes}{cure}")
+    if 0 in weight.shape:
+        raise ValueError(f"{name} needs at least one class and one feature, got weight {tuple(weight.shape)}")
     flat = hidden.dim() == 2 and len(hidden) == target.numel()
     if not flat and hidden.shape[:-1] != target.shape:
         raise ValueError(f"{name} needs one id for each row of hidden, got {shapes}, target {tuple(target.shape)}")

@@ -283,7 +283,7 @@ def _check(
     """The labels as int64 and the seed, drawn if there is none, after a look at all arguments."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} needs a tensor of labels, got {type(labels).__name__}; use torch.as_tensor")
-    if labels.layout != torch.strided or labels.is_nested:
+    if _is_odd(labels):
         raise TypeError(f"{name} needs dense labels, got a sparse or nested tensor; call labels.to_dense()")
     if labels.dtype not in _LABEL_DTYPES:
         raise TypeError(f"{name} needs labels of an integer dtype, got {labels.dtype}; call labels.long()")
@@ -295,8 +295,10 @@ def _check(
         )
     if seed is None:
         seed = torch.randint(0, 2**63 - 1, (2,), device=labels.device)
-    if not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.shape != (2,):
-        given = f"{tuple(seed.shape)} {seed.dtype}" if isinstance(seed, Tensor) else repr(seed)
+    if not isinstance(seed, Tensor) or _is_odd(seed) or seed.dtype != torch.int64 or seed.shape != (2,):
+        given = repr(seed)
+        if isinstance(seed, Tensor):
+            given = "a sparse or nested tensor" if _is_odd(seed) else f"{tuple(seed.shape)} {seed.dtype}"
         raise TypeError(f"{name} needs a seed of two int64, like torch.tensor([1, 2]), got {given}")
     if seed.device != labels.device:
         raise ValueError(f"{name} needs labels and seed on one device, got {labels.device} and {seed.device}")
@@ -307,6 +309,11 @@ def _check(
             row, label = _first(ids, outside)
             raise IndexError(f"{name}: label {label} at row {row} is outside [0, {n_classes})")
     return ids, seed
+
+
+def _is_odd(tensor: Tensor) -> bool:
+    """Whether it is stored otherwise than as one block of numbers."""
+    return tensor.layout != torch.strided or tensor.is_nested
 
 
 def _may_look(ids: Tensor) -> bool:
@@ -344,19 +351,27 @@ def _distribution(weights: Tensor | Sequence[float], distortion: float, n_reserv
         given = torch.as_tensor(weights, dtype=torch.float64 if listed else None)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"FixedUnigram needs weights that are real numbers: {error}") from None
-    if given.dtype == torch.bool or given.is_complex():
+    if _is_odd(given) or given.is_meta:
+        kind = "a meta" if given.is_meta else "a sparse or nested"
+        raise TypeError(f"FixedUnigram needs weights as a dense tensor with data, got {kind} one")
+    if given.dtype == torch.bool or given.is_complex() or given.is_quantized:
         raise TypeError(f"FixedUnigram needs weights that are real numbers, got {given.dtype}")
     if given.dim() != 1:
         raise ValueError(f"FixedUnigram needs one weight a class, a 1-D tensor, got shape {tuple(given.shape)}")
-    if not math.isfinite(distortion):
+    try:
+        is_finite = math.isfinite(distortion)
+    except TypeError:
+        raise TypeError(f"FixedUnigram needs distortion as a number, got {type(distortion).__name__}") from None
+    if not is_finite:
         raise ValueError(f"FixedUnigram needs a finite distortion, got {distortion}")
     if isinstance(n_reserved, bool) or not isinstance(n_reserved, int) or n_reserved < 0:
         raise ValueError(f"FixedUnigram needs n_reserved of 0 or more, got {n_reserved!r}")
+    given = given.detach().double()
     bad = (given < 0) | ~torch.isfinite(given)
     if bool(bad.any()):
         at = int(bad.nonzero()[0])
         raise ValueError(f"FixedUnigram needs weights that are finite and not negative, got {given[at].item()} at {at}")
-    powers = given.detach().double() ** distortion
+    powers = given**distortion
     total = powers.sum()
     if not bool(total > 0) or not bool(torch.isfinite(total)):
         raise ValueError(
