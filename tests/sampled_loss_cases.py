@@ -86,10 +86,15 @@ def by_definition(loss, given, remove, subtract=True):
         true = logits(torch.tensor(row), true_count[i])
         noise = logits(sampled[kept], sampled_count[kept])
         if loss == "nce_loss":
-            losses.append((F.softplus(true) - true / len(row)).sum() + F.softplus(noise).sum())
+            losses.append((softplus(true) - true / len(row)).sum() + softplus(noise).sum())
         else:
             losses.append(torch.cat((true, noise)).logsumexp(0) - true.mean())
     return torch.stack(losses) if losses else hidden.double().sum(1)
+
+
+def softplus(x):
+    """torch's own is ``x`` from 20 on, which is wrong in the ninth digit."""
+    return -F.logsigmoid(-x)
 
 
 def gradients(losses, given, upstream):
