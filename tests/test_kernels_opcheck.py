@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sampled_loss_cases import inputs
+from sampled_loss_cases import FUNCTIONS, differentiable, gradients, inputs, run
+from torch._dynamo.testing import CompileCounterWithBackend
 
+import torchlayer as tl
 from torchlayer.kernels import _library
 
 OPS = _library.OPS
@@ -107,3 +109,28 @@ def test_opcheck_on_a_dozen_samples(name):
     for i, arguments in enumerate(given):
         checks = QUICK if traced_elsewhere or i else (*QUICK, "test_autograd_registration", "test_aot_dispatch_dynamic")
         torch.library.opcheck(OPS[name].overload, arguments, test_utils=checks)
+
+
+# Compiled for batches of any size
+
+
+@pytest.mark.parametrize("loss", FUNCTIONS)
+def test_a_loss_is_compiled_once_for_all_batch_sizes(loss):
+    counter = CompileCounterWithBackend("aot_eager")
+    fast = torch.compile(
+        lambda *given: FUNCTIONS[loss](*given[:4], given[4:]), fullgraph=True, dynamic=True, backend=counter
+    )
+    for n in (4, 5, 6, 7):
+        given, plain = (differentiable(inputs(n, 2, 5, 30, 3, dtype=torch.float32)) for _ in range(2))
+        losses, expected = fast(*given), run(loss, plain)
+        torch.testing.assert_close(losses, expected)
+        for a, b in zip(gradients(losses, given, torch.ones(n)), gradients(expected, plain, torch.ones(n))):
+            torch.testing.assert_close(a, b)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("loss", [tl.nn.SampledSoftmaxLoss, tl.nn.NCELoss])
+def test_a_loss_in_training_is_exported_with_the_batch_size_free(loss):
+    module, n = loss(3, 30, 5), torch.export.Dim("n", min=2)
+    program = torch.export.export(module, (floats(4, 3), ids(4, below=30)), dynamic_shapes=({0: n}, {0: n}))
+    assert program.module()(floats(7, 3), ids(7, below=30)).isfinite()

@@ -165,7 +165,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 _op = _library.define(
     "nce_loss(Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
     "Tensor? true_expected_count, Tensor? sampled_expected_count, bool remove_accidental_hits, bool sparse, "
-    "int keep_bytes) -> (Tensor, Tensor)",
+    "SymInt keep_bytes) -> (Tensor, Tensor)",
     _reference,
     _fake,
     _example,
