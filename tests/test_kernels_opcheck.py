@@ -6,6 +6,7 @@ import pytest
 import torch
 from sampled_loss_cases import FUNCTIONS, differentiable, gradients, inputs, run
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 
 import torchlayer as tl
 from torchlayer.kernels import _library
@@ -134,3 +135,42 @@ def test_a_loss_in_training_is_exported_with_the_batch_size_free(loss):
     module, n = loss(3, 30, 5), torch.export.Dim("n", min=2)
     program = torch.export.export(module, (floats(4, 3), ids(4, below=30)), dynamic_shapes=({0: n}, {0: n}))
     assert program.module()(floats(7, 3), ids(7, below=30)).isfinite()
+
+
+# Transforms: what an op has no rule for it refuses, or torch calls it for each element
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("loss", FUNCTIONS)
+def test_vmap_calls_a_loss_for_each_batch(loss):
+    given = inputs(4, 1, 5, 30, 3)
+    hidden = torch.stack([given.hidden, given.hidden * 2])
+    mapped = torch.vmap(lambda h: run(loss, given._replace(hidden=h)))(hidden)
+    torch.testing.assert_close(mapped, torch.stack([run(loss, given._replace(hidden=h)) for h in hidden]))
+
+
+FORWARD_MODE = {
+    **{loss: lambda h, loss=loss: run(loss, inputs(4, 1, 5, 30, 3)._replace(hidden=h)) for loss in FUNCTIONS},
+    "discounted_sum": tl.kernels.discounted_sum,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", FORWARD_MODE)
+def test_a_forward_mode_gradient_is_refused_and_not_zero(name):
+    x = floats(4, 3, dtype=torch.float64)
+    with pytest.raises(
+        RuntimeError, match=f"^{name} has no forward-mode gradient; differentiate it with torch.autograd"
+    ):
+        torch.func.jvp(FORWARD_MODE[name], (x,), (x,))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, x)
+        with pytest.raises((RuntimeError, NotImplementedError), match="forward"):
+            FORWARD_MODE[name](dual)
+        assert FORWARD_MODE[name](x).isfinite().all()  # of no tangent
+
+
+@pytest.mark.parametrize("name", FORWARD_MODE)
+def test_functorchs_gradients_are_refused(name):
+    with pytest.raises(RuntimeError, match="must override the setup_context staticmethod"):
+        torch.func.grad(lambda x: FORWARD_MODE[name](x).sum())(floats(4, 3, dtype=torch.float64))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _build
 
@@ -153,11 +154,27 @@ def function(
             return (None,) * len(ctx.needs_input_grad) if nothing else backward(ctx, *grads)
 
     def call(*arguments: Any) -> tuple[Tensor, ...]:
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
+            return overload(*arguments)
+        if torch._C._are_functorch_transforms_active():
+            check_no_tangents(overload, arguments)
             return overload(*arguments)
         return Direct.apply(*arguments)  # type: ignore[return-value]
 
     return call
+
+
+def check_no_tangents(overload: Any, arguments: Iterable[Any]) -> None:
+    """Raise for forward-mode differentiation, in which ``torch.library`` takes every op for a constant.
+
+    Raises:
+        RuntimeError: an argument carries a tangent.
+    """
+    if forward_ad._current_level < 0 or torch.compiler.is_compiling():
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors(arguments)):
+        name = overload.name().removeprefix("torchlayer::")
+        raise RuntimeError(f"{name} has no forward-mode gradient; differentiate it with torch.autograd.grad")
 
 
 def refuse(text: str) -> Callable[..., Any]:

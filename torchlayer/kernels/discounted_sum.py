@@ -39,6 +39,7 @@ def discounted_sum(rewards: Tensor, gamma: float = 0.99, reset: bool = True) -> 
     tensor([0.3125, 0.6250, 1.2500, 0.5000, 1.0000])
     """
     _check(rewards, gamma)
+    _library.check_no_tangents(_op, (rewards,))
     return torch.ops.torchlayer.discounted_sum(rewards, gamma, reset)
 
 
@@ -112,7 +113,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return torch.ops.torchlayer.discounted_sum_backward(grad, rewards, ctx.gamma, ctx.reset), None, None
 
 
-_library.define(
+_op = _library.define(
     "discounted_sum(Tensor rewards, float gamma, bool reset) -> Tensor",
     _reference,
     _fake,
