@@ -299,6 +299,11 @@ def tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
                 yield value
 
 
+def is_block(tensor: Tensor) -> bool:
+    """Whether it is stored as one block of numbers: neither sparse nor nested."""
+    return tensor.layout == torch.strided and not tensor.is_nested
+
+
 def _check_dense(name: str, arguments: Iterable[Any]) -> None:
     for tensor in tensors(arguments):
         if tensor.layout != torch.strided or tensor.is_quantized:

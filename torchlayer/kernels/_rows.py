@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import bad_ids
+from . import _library, bad_ids
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -147,7 +147,7 @@ def fake(*_: Any) -> None:
 def _check_tensor(op: str, name: str, tensor: Tensor, weight: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{op} needs {name} as a tensor, got {type(tensor).__name__}")
-    if tensor.layout != torch.strided or tensor.is_nested:
+    if not _library.is_block(tensor):
         kind = "a nested one" if tensor.is_nested else str(tensor.layout)
         raise TypeError(f"{op} needs {name} as a dense tensor, got {kind}; pass ids and row_grads apart")
     if tensor.device != weight.device:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import bad_ids
+from . import _library, bad_ids
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _MOST_KEPT = 128 * 2**20
@@ -87,7 +87,7 @@ def check_dense(name: str, argument: str, value: Any, optional: bool = False) ->
         return
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} needs {argument} as a tensor, got {_kind(value)}")
-    if value.layout != torch.strided or value.is_nested:
+    if not _library.is_block(value):
         kind = "nested" if value.is_nested else str(value.layout)
         raise TypeError(f"{name} needs {argument} as a dense tensor, got a {kind} one")
 

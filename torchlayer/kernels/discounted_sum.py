@@ -46,7 +46,7 @@ def discounted_sum(rewards: Tensor, gamma: float = 0.99, reset: bool = True) -> 
 def _check(rewards: Tensor, gamma: float) -> None:
     if not isinstance(rewards, Tensor):
         raise TypeError(f"discounted_sum needs a tensor of rewards, got {type(rewards).__name__}; use torch.as_tensor")
-    if rewards.layout != torch.strided or rewards.is_nested:
+    if not _library.is_block(rewards):
         raise TypeError("discounted_sum needs dense rewards, got a sparse or nested tensor; call rewards.to_dense()")
     if rewards.dtype not in _DTYPES:
         raise TypeError(f"discounted_sum needs floating-point rewards, got {rewards.dtype}; call rewards.float()")

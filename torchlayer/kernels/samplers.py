@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from . import _library, bad_ids
 from . import _sampler_ops as _sampler_ops
-from . import bad_ids
 
 _MOST_CLASSES = 2**40  # beyond, 53 random bits no longer reach every class
 _MOST_TRIES = 2**27  # some seconds: classes so rare are not worth the wait
@@ -283,7 +283,7 @@ def _check(
     """The labels as int64 and the seed, drawn if there is none, after a look at all arguments."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} needs a tensor of labels, got {type(labels).__name__}; use torch.as_tensor")
-    if _is_odd(labels):
+    if not _library.is_block(labels):
         raise TypeError(f"{name} needs dense labels, got a sparse or nested tensor; call labels.to_dense()")
     if labels.dtype not in _LABEL_DTYPES:
         raise TypeError(f"{name} needs labels of an integer dtype, got {labels.dtype}; call labels.long()")
@@ -295,10 +295,10 @@ def _check(
         )
     if seed is None:
         seed = torch.randint(0, 2**63 - 1, (2,), device=labels.device)
-    if not isinstance(seed, Tensor) or _is_odd(seed) or seed.dtype != torch.int64 or seed.shape != (2,):
+    if not isinstance(seed, Tensor) or not _library.is_block(seed) or seed.dtype != torch.int64 or seed.shape != (2,):
         given = repr(seed)
         if isinstance(seed, Tensor):
-            given = "a sparse or nested tensor" if _is_odd(seed) else f"{tuple(seed.shape)} {seed.dtype}"
+            given = "a sparse or nested tensor" if not _library.is_block(seed) else f"{tuple(seed.shape)} {seed.dtype}"
         raise TypeError(f"{name} needs a seed of two int64, like torch.tensor([1, 2]), got {given}")
     if seed.device != labels.device:
         raise ValueError(f"{name} needs labels and seed on one device, got {labels.device} and {seed.device}")
@@ -309,11 +309,6 @@ def _check(
             row, label = _first(ids, outside)
             raise IndexError(f"{name}: label {label} at row {row} is outside [0, {n_classes})")
     return ids, seed
-
-
-def _is_odd(tensor: Tensor) -> bool:
-    """Whether it is stored otherwise than as one block of numbers."""
-    return tensor.layout != torch.strided or tensor.is_nested
 
 
 def _may_look(ids: Tensor) -> bool:
@@ -351,7 +346,7 @@ def _distribution(weights: Tensor | Sequence[float], distortion: float, n_reserv
         given = torch.as_tensor(weights, dtype=torch.float64 if listed else None)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"FixedUnigram needs weights that are real numbers: {error}") from None
-    if _is_odd(given) or given.is_meta:
+    if not _library.is_block(given) or given.is_meta:
         kind = "a meta" if given.is_meta else "a sparse or nested"
         raise TypeError(f"FixedUnigram needs weights as a dense tensor with data, got {kind} one")
     if given.dtype == torch.bool or given.is_complex() or given.is_quantized:

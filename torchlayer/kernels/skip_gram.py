@@ -98,7 +98,7 @@ def _check(
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"skip_gram_ needs {name} as a tensor, got {type(tensor).__name__}")
-        if tensor.layout != torch.strided or tensor.is_nested:
+        if not _library.is_block(tensor):
             kind = "nested" if tensor.is_nested else str(tensor.layout)
             raise TypeError(f"skip_gram_ needs {name} as a dense tensor, got a {kind} one")
         if tensor.device != embeddings.device:
