@@ -72,6 +72,38 @@ inline int error_width(const SampledLoss& loss, int64_t n_rows) {
   return narrow ? kColumns / 2 : kColumns;
 }
 
+// Whether four groups multiply: where the stages hold a whole tile, so that errors are what takes the time. NCE's are
+// more arithmetic, which more warps hide: the benchmark d1k takes 276 us with four groups, and 297 with two. For the
+// softmax it takes 300 us and 289, perhaps since four groups read the left factor twice.
+template <typename Loss>
+bool four_groups(const SampledLoss& loss, int64_t n_rows) {
+  return !Loss::kNormalised && divide_up(loss.n_features, kDepth) <= kStages && error_width(loss, n_rows) == kColumns;
+}
+
+using FindErrors = void (*)(CUtensorMap, CUtensorMap, CUtensorMap, Errors);
+
+template <typename Loss>
+FindErrors errors_kernel(const SampledLoss& loss, int64_t n_rows) {
+  if constexpr (!Loss::kNormalised) {
+    if (four_groups<Loss>(loss, n_rows)) {
+      return find_errors<Loss, kColumns, kFour>;
+    }
+  }
+  const bool narrow = error_width(loss, n_rows) < kColumns;
+  return narrow ? find_errors<Loss, kColumns / 2, kTwo> : find_errors<Loss, kColumns, kTwo>;
+}
+
+// Of how many samples a sum of errors is that find_errors leaves, and how many there are of each row.
+struct Sums {
+  int width, n_tiles;
+};
+
+template <typename Loss>
+Sums sums(const SampledLoss& loss, int64_t n_rows) {
+  const int tile = error_width(loss, n_rows), width = four_groups<Loss>(loss, n_rows) ? tile / 2 : tile;
+  return {width, divide_up(loss.n_sampled, tile) * (tile / width)};
+}
+
 // Errors of n rows from `first` on into `errors` (n_kept_rows, pitch), and sums of theirs if they are wanted.
 template <typename Loss>
 void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, int64_t first, int64_t n,
@@ -85,9 +117,10 @@ void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, in
                      static_cast<int>(n_kept_rows), divide_up(n, kPairRows), divide_up(loss.n_sampled, width),
                      divide_up(d, kDepth)};
   const int n_clusters = std::min(n_pairs_of_multiprocessors(loss), given.n_pairs * given.n_tiles);
-  const auto kernel = width == kColumns ? find_errors<Loss, kColumns> : find_errors<Loss, kColumns / 2>;
-  launch_as(overlap(loss, kept), op, loss.hidden, kernel, dim3(2 * n_clusters), dim3(kThreads), sizeof(Shared),
-            matrix(op, hidden, n, d, d, kRows), matrix(op, kept.samples, loss.n_sampled, d, d, width / 2),
+  const int n_threads = four_groups<Loss>(loss, n) ? kManyThreads : kThreads;
+  launch_as(overlap(loss, kept), op, loss.hidden, errors_kernel<Loss>(loss, n), dim3(2 * n_clusters), dim3(n_threads),
+            sizeof(Shared), matrix(op, hidden, n, d, d, kRows),
+            matrix(op, kept.samples, loss.n_sampled, d, d, width / 2),
             matrix(op, errors, n_kept_rows, loss.n_sampled, kept.pitch, kBox), given);
 }
 
@@ -103,7 +136,7 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
     kept.lay_out(loss, own.mutable_data_ptr(), needed);
   }
   const Given<torch::headeronly::BFloat16> given(loss, reporter);
-  const int width = error_width(loss, loss.n_rows), n_tiles = divide_up(loss.n_sampled, width);
+  const auto [width, n_tiles] = sums<Loss>(loss, loss.n_rows);
   const int n_columns = divide_up(loss.n_sampled, kColumns) * kColumns;
   const bool early = overlap(loss, kept);
   by_row_length(loss, [&](auto n) {
@@ -112,8 +145,8 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
     launch_as(early, op, loss.hidden, prepare<kRowsAWarp>, dim3(divide_up(n_columns + n_row_warps, kWarps) + 1),
               dim3(32 * kWarps), 0, given, kept, n_columns, n_row_warps);
   });
-  const Tensor sums = torch::stable::new_empty(losses, {(Loss::kNormalised ? 2 : 1) * n_tiles, loss.n_rows});
-  float* sum = sums.mutable_data_ptr<float>();
+  const Tensor scratch = torch::stable::new_empty(losses, {(Loss::kNormalised ? 2 : 1) * n_tiles, loss.n_rows});
+  float* sum = scratch.mutable_data_ptr<float>();
   float* exponents = Loss::kNormalised ? sum + n_tiles * loss.n_rows : nullptr;
   launch_errors<Loss>(op, loss, kept, 0, loss.n_rows, kept.references, sum, exponents, kept.errors, kept.n_kept_rows);
   launch_as(early, op, loss.hidden, finish_losses<Loss>, dim3(divide_up(loss.n_rows, 32)), dim3(32 * kWarps), 0,

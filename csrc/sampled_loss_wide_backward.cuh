@@ -34,20 +34,19 @@ __device__ inline uint4 times(const Eight& eight, float factor) {
 }
 
 // Parts of a row's scale, each what the ones before have left, rounded.
-__device__ inline void store_parts(__nv_bfloat16* parts, int64_t row, float scale, int begin, int end) {
+__device__ inline void store_parts(__nv_bfloat16* parts, int64_t row, float scale) {
 #pragma unroll
   for (int part = 0; part < kScaleParts; ++part) {
     const __nv_bfloat16 rounded = __float2bfloat16(scale);
-    if (part >= begin && part < end) {
-      parts[(row / 8 * kScaleParts + part) * 8 + row % 8] = rounded;
-    }
+    parts[(row / 8 * kScaleParts + part) * 8 + row % 8] = rounded;
     scale = isfinite(scale) ? scale - __bfloat162float(rounded) : 0;
   }
 }
 
-// A warp takes some rows. Must move: hidden in, and out 1 + T times.
+// A warp takes some rows, whose numbers a lane each looks at while hidden is on its way. Must move: hidden in, and out
+// 1 + T times.
 template <int kRowsAWarp>
-__global__ void __launch_bounds__(32 * kWarps)
+__global__ void __launch_bounds__(32 * kWarps, 4)
     spread_rows(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const Spread to) {
   wait_for_earlier_kernels();
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32, first = warp * kRowsAWarp;
@@ -59,48 +58,58 @@ __global__ void __launch_bounds__(32 * kWarps)
     }
   }
   if (blockIdx.x == 0 && threadIdx.x < kDepth && (to.n_rows + threadIdx.x) / kDepth * kDepth < to.n_rows) {
-    store_parts(to.parts, to.n_rows + threadIdx.x, 0, 0, kScaleParts);  // of rows that fill the last step of a sum
+    store_parts(to.parts, to.n_rows + threadIdx.x, 0);  // of rows that fill the last step of a sum
   }
   if (first >= to.n_rows) {
     return;
   }
-  const auto* hidden = reinterpret_cast<const __nv_bfloat16*>(given.hidden) + to.first * n_features;
-  int64_t row[kRowsAWarp];
-  float grad[kRowsAWarp], scale[kRowsAWarp];
+  const int n = static_cast<int>(min(int64_t{kRowsAWarp}, to.n_rows - first));
+  const auto* hidden = reinterpret_cast<const __nv_bfloat16*>(given.hidden) + (to.first + first) * n_features;
+  Eight h[kRowsAWarp];
+  const auto read = [&](int f) {
 #pragma unroll
-  for (int r = 0; r < kRowsAWarp; ++r) {
-    row[r] = min(first + r, to.n_rows - 1);
-    grad[r] = to.grad[row[r]];
-    const float kept = to.scales[row[r]];
-    scale[r] = kept == 0 ? 0 : to.are_probabilities ? grad[r] : grad[r] * kept;
-    if (lane == 0) {
-      to.row_scales[row[r]] = scale[r];
+    for (int r = 0; r < kRowsAWarp; ++r) {
+      h[r] = f < n_features ? read_eight(hidden + min(r, n - 1) * n_features + f) : Eight{};
     }
-    if (lane < kScaleParts) {
-      store_parts(to.parts, row[r], scale[r], lane, lane + 1);
-    }
-    for (int t = lane; t < n_true; t += 32) {
-      const float error = to.errors[row[r] * n_true + t];
-      to.biases[row[r] * n_true + t] = error == 0 ? 0 : error * grad[r];
-      to.ids[row[r] * n_true + t] = given.clamp(given.labels[(to.first + row[r]) * n_true + t]);
+  };
+  read(8 * lane);
+  float scale = 0, grad = 0, error = 0;  // of row first + lane; the error of its first label
+  if (lane < n) {
+    const int64_t row = first + lane;
+    const float kept = to.scales[row];
+    grad = to.grad[row];
+    scale = kept == 0 ? 0 : to.are_probabilities ? grad : grad * kept;
+    to.row_scales[row] = scale;
+    store_parts(to.parts, row, scale);
+    for (int t = n_true - 1; t >= 0; --t) {
+      const int64_t at = row * n_true + t;
+      error = to.errors[at];
+      to.biases[at] = error == 0 ? 0 : error * grad;
+      to.ids[at] = given.clamp(given.labels[to.first * n_true + at]);
     }
   }
-#pragma unroll(4 / kRowsAWarp)
+  float scales[kRowsAWarp], grads[kRowsAWarp], errors[kRowsAWarp];
+#pragma unroll
+  for (int r = 0; r < kRowsAWarp; ++r) {
+    scales[r] = __shfl_sync(0xffffffffu, scale, r);
+    grads[r] = __shfl_sync(0xffffffffu, grad, r);
+    errors[r] = __shfl_sync(0xffffffffu, error, r);
+  }
+  __nv_bfloat16* scaled = to.scaled + first * n_features;
+  __nv_bfloat16* rows = to.rows + first * n_true * n_features;
   for (int f = 8 * lane; f < n_features; f += 256) {
-    Eight h[kRowsAWarp];
 #pragma unroll
     for (int r = 0; r < kRowsAWarp; ++r) {
-      h[r] = read_eight(hidden + row[r] * n_features + f);
-    }
-#pragma unroll
-    for (int r = 0; r < kRowsAWarp; ++r) {
-      *reinterpret_cast<uint4*>(to.scaled + row[r] * n_features + f) = times(h[r], scale[r]);
-      for (int t = 0; t < n_true; ++t) {
-        const int64_t at = row[r] * n_true + t;
-        const float error = to.errors[at];
-        *reinterpret_cast<uint4*>(to.rows + at * n_features + f) = times(h[r], error == 0 ? 0 : error * grad[r]);
+      if (r < n) {
+        *reinterpret_cast<uint4*>(scaled + r * n_features + f) = times(h[r], scales[r]);
+        for (int t = 0; t < n_true; ++t) {
+          const float of_label = t == 0 ? errors[r] : to.errors[(first + r) * n_true + t];
+          *reinterpret_cast<uint4*>(rows + static_cast<int64_t>(r * n_true + t) * n_features + f) =
+              times(h[r], of_label == 0 ? 0 : of_label * grads[r]);
+        }
       }
     }
+    read(f + 256);
   }
 }
 
@@ -258,7 +267,7 @@ __device__ inline void store_hidden(Shared& shared, const Products& given, const
       }
     }
   }
-  store_tile<kColumns>(shared.out[group], matrix, column, first + group * 64, group, [&](int n) {
+  store_tile<kColumns, 2>(shared.out + 2 * group, matrix, column, first + group * 64, group, [&](int n) {
     return make_uint2(pack(sum[4 * n], sum[4 * n + 1]), pack(sum[4 * n + 2], sum[4 * n + 3]));
   });
 }
@@ -267,7 +276,7 @@ __device__ inline void store_hidden(Shared& shared, const Products& given, const
 __device__ inline void store_sums(Shared& shared, const Products& given, const CUtensorMap* matrix,
                                   float (&sum)[128], int first, int column, int part, int group) {
   if (given.sums == nullptr) {
-    store_tile<kColumns>(shared.out[group], matrix, column, first + group * 64, group, [&](int n) {
+    store_tile<kColumns, 2>(shared.out + 2 * group, matrix, column, first + group * 64, group, [&](int n) {
       return make_uint2(pack(sum[4 * n], sum[4 * n + 1]), pack(sum[4 * n + 2], sum[4 * n + 3]));
     });
     return;

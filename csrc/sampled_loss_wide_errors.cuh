@@ -121,8 +121,8 @@ __device__ void remove_hits(float (&z)[kWidth / 2], const Errors& given, const T
 
 // A group's errors of 64 rows from `first` on and kWidth samples from `column` on, from their products with hidden in
 // z: stored, if the rows are kept, and summed. `offsets` are the tile's, in shared memory.
-template <typename Loss, int kWidth>
-__device__ void find_tile(float (&z)[kWidth / 2], char (&out)[2][kBoxBytes], const CUtensorMap* kept,
+template <typename Loss, int kWidth, int kOut>
+__device__ void find_tile(float (&z)[kWidth / 2], char (*out)[kBoxBytes], const CUtensorMap* kept,
                           const Errors& given, const TwoRows<Loss>& two, const TileIds<kWidth>& ids,
                           const float* offsets, int column, int first, int group) {
   const int thread = threadIdx.x % kGroup, lane = thread % 32;
@@ -156,7 +156,7 @@ __device__ void find_tile(float (&z)[kWidth / 2], char (&out)[2][kBoxBytes], con
       product[half] = 1;
     }
     if (stores) {
-      store_tile<kWidth>(out, kept, column, first, group, find);
+      store_tile<kWidth, kOut>(out, kept, column, first, group, find);
     } else {
 #pragma unroll
       for (int n = 0; n < kWidth / 8; ++n) {
@@ -175,7 +175,7 @@ __device__ void find_tile(float (&z)[kWidth / 2], char (&out)[2][kBoxBytes], con
     if (again || !Loss::kNormalised) {
       break;
     }
-    again = hopper::any_of(3 + group, kGroup, !(sum[0] < kTooLarge && sum[1] < kTooLarge));
+    again = hopper::any_of(kAnyOf0 + group, kGroup, !(sum[0] < kTooLarge && sum[1] < kTooLarge));
     if (again) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {

@@ -9,8 +9,7 @@
 namespace torchlayer {
 namespace wide {
 
-constexpr int kTurnOf0 = 5;                 // the name of a barrier, and of the other group's next to it
-constexpr int kWarps = 8;                   // of a block of the kernels that move rows
+constexpr int kWarps = 8;  // of a block of the kernels that move rows
 
 __device__ inline float warp_sum(float x) {
 #pragma unroll
@@ -66,7 +65,7 @@ __device__ void multiply_rows(float (&product)[kN], const __nv_bfloat16* const (
 // A warp takes a sample, and copies its row, or takes some rows, and finds their labels' logits. The last block looks
 // for sampled ids that name no class. Must move: the samples' rows in and out, hidden and the labels' rows.
 template <int kRowsAWarp>
-__global__ void __launch_bounds__(32 * kWarps)
+__global__ void __launch_bounds__(32 * kWarps, 5)
     prepare(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
             int n_columns, int64_t n_row_warps) {
   wait_for_earlier_kernels();
@@ -152,13 +151,15 @@ __global__ void __launch_bounds__(32 * kWarps)
 }
 
 // A cluster takes pairs of tiles below each other, a block 128 rows and kWidth samples. If the stages hold a whole
-// tile, its two groups take turns at the tensor cores, and one finds its errors while the other multiplies. Must move:
-// hidden and the samples' rows as often as tiles share them, from the cache, and the kept errors.
-template <typename Loss, int kWidth>
-__global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
+// tile, its groups take turns at the tensor cores, and one finds its errors while another multiplies. Of four groups,
+// each has half of the columns. Must move: hidden and the samples' rows as often as tiles share them, from the cache,
+// and the kept errors.
+template <typename Loss, int kWidth, int kGroups>
+__global__ void TORCHLAYER_PAIR __launch_bounds__((1 + kGroups) * kGroup, 1)
     find_errors(const __grid_constant__ CUtensorMap hidden, const __grid_constant__ CUtensorMap samples,
                 const __grid_constant__ CUtensorMap kept, const Errors given) {
 #ifdef TORCHLAYER_HOPPER
+  constexpr int kOfGroup = kGroups == kFour ? kWidth / 2 : kWidth;  // columns
   extern __shared__ __align__(1024) char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const int rank = static_cast<int>(hopper::block_in_cluster()), cluster = blockIdx.x / 2, n_clusters = gridDim.x / 2;
@@ -168,11 +169,11 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     hopper::prefetch_description(&samples);
     hopper::prefetch_description(&kept);
   }
-  init(shared);
+  init(shared, kGroups);
   wait_for_earlier_kernels();
   Position at;
   if (role == 0) {
-    hopper::give_registers<40>();
+    hopper::give_registers<kGroups == kFour ? 24 : 40>();
     if (threadIdx.x == 0) {
       for (int item = cluster; item < n_items; item += n_clusters) {
         const int row = (item / given.n_tiles * 2 + rank) * kRows, column = item % given.n_tiles * kWidth;
@@ -181,35 +182,40 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
       }
     }
   } else {
-    hopper::take_registers<232>();
-    const int group = role - 1, thread = threadIdx.x % kGroup;
+    hopper::take_registers<kGroups == kFour ? 112 : 232>();
+    const int group = role - 1, thread = threadIdx.x % kGroup, half = group % 2, part = group / 2;
     const bool takes_turns = given.n_steps <= kStages;
-    float z[kWidth / 2];
-    if (takes_turns && group == 1 && cluster < n_items) {
+    float z[kOfGroup / 2];
+    if (takes_turns && group == kGroups - 1 && cluster < n_items) {
       hopper::arrive_named(kTurnOf0, 2 * kGroup);
     }
     for (int item = cluster; item < n_items; item += n_clusters) {
-      const int column = item % given.n_tiles * kWidth;
-      const int first = (item / given.n_tiles * 2 + rank) * kRows + group * 64;
+      const int column = item % given.n_tiles * kWidth + part * kOfGroup;
+      const int first = (item / given.n_tiles * 2 + rank) * kRows + half * 64;
       // What the errors need is on its way while the group multiplies, and looked at afterwards.
-      constexpr int kEach = kWidth / kGroup;
-      copy_async<kEach>(&shared.offsets[group][kEach * thread], given.offsets + column + kEach * thread);
+      constexpr int kEach = kOfGroup / kGroup;
+      float* offsets = shared.offsets + group * kOfGroup;
+      copy_async<kEach>(offsets + kEach * thread, given.offsets + column + kEach * thread);
       const TwoRows<Loss> two(given, first);
-      TileIds<kWidth> ids;
+      TileIds<kOfGroup> ids;
       ids.fetch(given, column);
       clear(z);
       if (takes_turns) {
         hopper::sync_named(kTurnOf0 + group, 2 * kGroup);
       }
-      multiply_steps<Along::kSum, Along::kSum>(z, shared, at, group, given.n_steps, [&](int step) {
-        if (takes_turns && step == given.n_steps - 1 && (group == 0 || item + n_clusters < n_items)) {
-          hopper::arrive_named(kTurnOf0 + 1 - group, 2 * kGroup);
+      const auto pass_turn = [&](int step) {
+        const bool is_last = group == kGroups - 1;
+        if (takes_turns && step == given.n_steps - 1 && (!is_last || item + n_clusters < n_items)) {
+          hopper::arrive_named(is_last ? kTurnOf0 : kTurnOf0 + 1 + group, 2 * kGroup);
         }
-      });
+      };
+      multiply_steps<Along::kSum, Along::kSum>(z, shared, at, half, given.n_steps, pass_turn,
+                                               part * kOfGroup * kDepth * 2);
       wait_for_copies();
-      hopper::sync_named(1 + group, kGroup);  // the group's copies are there for all of it
-      find_tile<Loss, kWidth>(z, shared.out[group], &kept, given, two, ids, shared.offsets[group], column, first,
-                              group);
+      hopper::sync_named(kSyncOf0 + group, kGroup);  // the group's copies are there for all of it
+      constexpr int kOut = kFour / kGroups;
+      find_tile<Loss, kOfGroup, kOut>(z, shared.out + group * kOut, &kept, given, two, ids, offsets, column, first,
+                                      group);
     }
     if (thread == 0) {
       hopper::wait_stores();
