@@ -93,12 +93,20 @@ def of_skip_gram(_):
             yield *tables, *text, torch.tensor(0.1, dtype=torch.float64), window, 3, 2
 
 
+def of_lstm(_):
+    for n, d, h in [(2, 5, 3), (1, 1, 1), (0, 4, 2), (9, 3, 8)]:
+        for i, dtype in enumerate(DTYPES):
+            shapes = [(n, d), (n, h), (n, h), (4 * h, d), (4 * h, h), *[(4 * h,)] * i]
+            yield *(floats(*s, dtype=dtype, seed=k) for k, s in enumerate(shapes)), *[None] * (2 - i)
+
+
 def samples(name):
     if name.startswith(("nce", "sampled_softmax", "class_parallel")):
         return of_losses(name)
     if name.endswith("_sample"):
         return of_samplers(name)
     kinds = {"row": of_row_optimizers, "discounted": of_discounted_sum, "adam": of_adam, "skip": of_skip_gram}
+    kinds |= {"lstm": of_lstm}
     return kinds[name.split("_")[0]](name)
 
 

@@ -75,6 +75,10 @@ GOOD = {
         "hidden": floats(N, D), "weight": floats(V, D), "target": ids(N), "bias": floats(V), "chunk_size": 2,
         "reduction": "mean", "ignore_index": None,
     },
+    "lstm_step": lambda: {
+        "x": floats(N, D), "h": floats(N, 2), "c": floats(N, 2), "weight_ih": floats(8, D), "weight_hh": floats(8, 2),
+        "bias_ih": floats(8), "bias_hh": floats(8),
+    },
     "discounted_sum": lambda: {"rewards": floats(N, D), "gamma": 0.9, "reset": True},
     "skip_gram_": lambda: {
         "embeddings": floats(V, D), "weights": floats(V, D), "words": ids(N), "radius": ids(N, below=3),
@@ -142,6 +146,24 @@ for _value in ("batch", None, 1):
 rows(NAME, "chunk_size", ValueError, "needs chunk_size of at least 1, got", always(0), always(-1))
 for _argument in ("chunk_size", "ignore_index"):
     rows(NAME, _argument, TypeError, f"needs {_argument} as an int, got", always(1.5), always("4"), always(True))
+
+NAME = "lstm_step"
+_TENSORS = ("x", "h", "c", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
+of_each_tensor(
+    NAME, _TENSORS,
+    lambda name: f"needs {name} as a dense tensor, got a (nested|torch.sparse_coo) one",
+    lambda name: "needs .* on (cpu, where x is, got meta|meta, where x is, got cpu)",
+)  # fmt: skip
+for _dtype in (torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn):
+    rows(NAME, "x", TypeError, f"needs x in float32, float64, float16 or bfloat16, got {_dtype}; call", to(_dtype))
+for _argument in _TENSORS[1:]:
+    _text = f"needs {_argument} in x's dtype, torch.float32, got torch"
+    rows(NAME, _argument, TypeError, _text, to(torch.float64), to(torch.int64))
+    rows(NAME, _argument, RuntimeError, "has no gradient; call it in torch.no_grad", torch.nn.Parameter)
+for _argument, _shape in (("c", "4, 2"), ("weight_ih", "8, 3"), ("weight_hh", "8, 2"), ("bias_ih", "8,")):
+    rows(NAME, _argument, ValueError, rf"needs {_argument} \({_shape}\), got", lambda x: x[:-1], lambda x: x[None])
+rows(NAME, "x", ValueError, r"needs x \(N, D\) and h \(N, H\), got \(4, 1, 3\) .* axis of time", lambda x: x[:, None])
+rows(NAME, "h", ValueError, r"needs h \(4, 2\), got \(3, 2\)", lambda x: x[:3])
 
 NAME = "discounted_sum"
 rows(NAME, "rewards", TypeError, "needs a tensor of rewards, got", always([1.0]), always(None), torch.Tensor.numpy)

@@ -15,6 +15,7 @@ from .custom import compile_library as compile_library
 from .custom import define as define
 from .discounted_sum import discounted_sum as discounted_sum
 from .linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
+from .lstm_step import lstm_step as lstm_step
 from .nce import nce_loss as nce_loss
 from .row_adagrad import row_adagrad_ as row_adagrad_
 from .row_adam import row_adam_ as row_adam_

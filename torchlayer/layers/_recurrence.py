@@ -9,7 +9,8 @@ Three ways to honour the lengths of a padded batch, where outputs beyond the len
 * looped: cells that torch does not know, and final states where nothing may wait, as in a CUDA graph. At every step,
   sequences that have ended keep their old state.
 
-A single step without gradients is looped on a CPU, too: torch would bring all weights into another order first.
+A single step without gradients is looped on a CPU, too: torch would bring all weights into another order first. On a
+GPU, LSTM cells have a kernel for it, see _lstm_step.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.backends.cudnn.rnn import get_cudnn_mode
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..network import map_state
+from ._lstm_step import step, steps_by_kernel
 from .base import Initializer, exporting
 from .cells import Cell, LSTMState
 
@@ -69,6 +71,9 @@ def run(
     stack: CellStack, x: Tensor, state: State | None, lengths: Tensor | None, keep: Keep, with_state: bool
 ) -> tuple[Tensor, State | None]:
     """Outputs ``(N, T, H)`` of the top cell, and the state at each sequence's end if it is asked for."""
+    if keep == Keep() and steps_by_kernel(stack.cells(), x, state, lengths):
+        y, end = step(stack.cells(), x[:, 0], stack.zero_state(x[:, 0]) if state is None else state)
+        return y[:, None], end
     if with_state and lengths is not None and _ends_in_outputs(stack, x, keep) and not packable(lengths, False):
         begin = stack.zero_state(x[:, 0]) if state is None else state
         y, _ = run_fused([stack], x, [begin], lengths, keep, with_state=False)
