@@ -100,13 +100,20 @@ def of_lstm(_):
             yield *(floats(*s, dtype=dtype, seed=k) for k, s in enumerate(shapes)), *[None] * (2 - i)
 
 
+def of_draws(_):
+    for n, v, k in [(3, 7, 2), (1, 1, 1), (0, 4, 4), (5, 40, 40)]:
+        for i, dtype in enumerate(DTYPES):
+            real = torch.float64 if dtype == torch.float64 else torch.float32
+            yield floats(n, v, dtype=dtype), floats(n, k, dtype=real, seed=1).abs() + 0.1, 0.5 + i
+
+
 def samples(name):
     if name.startswith(("nce", "sampled_softmax", "class_parallel")):
         return of_losses(name)
     if name.endswith("_sample"):
         return of_samplers(name)
     kinds = {"row": of_row_optimizers, "discounted": of_discounted_sum, "adam": of_adam, "skip": of_skip_gram}
-    kinds |= {"lstm": of_lstm}
+    kinds |= {"lstm": of_lstm, "draw": of_draws}
     return kinds[name.split("_")[0]](name)
 
 

@@ -79,6 +79,7 @@ GOOD = {
         "x": floats(N, D), "h": floats(N, 2), "c": floats(N, 2), "weight_ih": floats(8, D), "weight_hh": floats(8, 2),
         "bias_ih": floats(8), "bias_hh": floats(8),
     },
+    "draw_top_k": lambda: {"logits": floats(N, V), "noise": floats(N, 2).abs() + 0.1, "temperature": 0.5},
     "discounted_sum": lambda: {"rewards": floats(N, D), "gamma": 0.9, "reset": True},
     "skip_gram_": lambda: {
         "embeddings": floats(V, D), "weights": floats(V, D), "words": ids(N), "radius": ids(N, below=3),
@@ -164,6 +165,27 @@ for _argument, _shape in (("c", "4, 2"), ("weight_ih", "8, 3"), ("weight_hh", "8
     rows(NAME, _argument, ValueError, rf"needs {_argument} \({_shape}\), got", lambda x: x[:-1], lambda x: x[None])
 rows(NAME, "x", ValueError, r"needs x \(N, D\) and h \(N, H\), got \(4, 1, 3\) .* axis of time", lambda x: x[:, None])
 rows(NAME, "h", ValueError, r"needs h \(4, 2\), got \(3, 2\)", lambda x: x[:3])
+
+NAME = "draw_top_k"
+of_each_tensor(
+    NAME, ("logits", "noise"),
+    lambda name: f"needs {name} as a dense tensor, got a (nested|torch.sparse_coo) one",
+    lambda name: "needs noise on (cpu, where logits is, got meta|meta, where logits is, got cpu)",
+)  # fmt: skip
+for _argument in ("logits", "noise"):
+    rows(NAME, _argument, TypeError, f"needs {_argument} as a tensor, got NoneType", always(None))
+    for _dtype in (torch.int64, torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn):
+        _text = f"needs floating-point {_argument}, got {_dtype}; call {_argument}.float"
+        rows(NAME, _argument, TypeError, _text, to(_dtype))
+    rows(NAME, _argument, ValueError, r"needs logits \(N, V\) and noise \(N, K\)", lambda x: x[:3], lambda x: x[None])
+    rows(NAME, _argument, ValueError, r"needs noise \(N, K\) with K from 1 to V", lambda x: x[:, :0])
+rows(NAME, "logits", TypeError, "needs noise in torch.float64 for logits in torch.float64", to(torch.float64))
+rows(NAME, "noise", TypeError, "needs noise in torch.float32 for", to(torch.float64), to(torch.bfloat16))
+rows(NAME, "noise", ValueError, r"with K from 1 to V, .* \(4, 9\) and \(4, 10\)", lambda x: x[:, :1].repeat(1, 10))
+for _value in (0, -1.0, math.nan, -math.inf):
+    rows(NAME, "temperature", ValueError, f"needs a temperature above 0, got {_value}", always(_value))
+for _value in (None, "0.9", 1j, [0.9]):
+    rows(NAME, "temperature", TypeError, f"needs temperature as a number, got {type(_value).__name__}", always(_value))
 
 NAME = "discounted_sum"
 rows(NAME, "rewards", TypeError, "needs a tensor of rewards, got", always([1.0]), always(None), torch.Tensor.numpy)

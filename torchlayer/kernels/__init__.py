@@ -14,6 +14,7 @@ from .bad_ids import check_ids as check_ids
 from .custom import compile_library as compile_library
 from .custom import define as define
 from .discounted_sum import discounted_sum as discounted_sum
+from .draw_top_k import draw_top_k as draw_top_k
 from .linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from .lstm_step import lstm_step as lstm_step
 from .nce import nce_loss as nce_loss

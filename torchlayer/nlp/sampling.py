@@ -10,8 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..kernels import _library
+from ..kernels.draw_top_k import MOST
+
 Probabilities = Tensor | np.ndarray | Sequence[float]
 Rng = int | np.random.Generator | np.random.RandomState | torch.Generator | None
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_MOST_CLASSES = 2**16  # which one block of threads reads faster than torch sorts them
 
 
 @overload
@@ -118,6 +124,8 @@ def sample_logits(
         raise ValueError(f"sample_logits needs logits of shape (..., V), got {tuple(logits.shape)}")
     if top_p is not None and not isinstance(top_p, Tensor) and not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie above 0 and not above 1, got {top_p!r}")
+    if _draws_by_kernel(logits, temperature, top_k, top_p):
+        return _drawn_by_kernel(logits.detach(), float(temperature), _top_k(top_k), rng)  # type: ignore[arg-type]
     values = logits.detach()
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
     # A maximum that is not finite is NaN, infinity, or a row where nothing is possible.
@@ -126,6 +134,25 @@ def sample_logits(
         row = int(nothing.flatten().nonzero()[0])
         raise ValueError(f"row {row} is no distribution to draw from: it has NaN, infinity, or nothing possible in it")
     return torch.where(nothing, -1, _drawn(values, temperature, top_k, top_p, rng))
+
+
+def _draws_by_kernel(logits: Tensor, temperature: Any, top_k: Any, top_p: Any) -> bool:
+    """Whether one launch draws: on CUDA, from the ``top_k`` largest of every row at one temperature."""
+    if not logits.is_cuda or logits.dtype not in _DTYPES or logits.shape[-1] > _MOST_CLASSES or not logits.numel():
+        return False
+    if top_k is None or top_p is not None or isinstance(top_k, Tensor) or isinstance(temperature, Tensor):
+        return False
+    if torch.compiler.is_compiling() or _is_greedy(temperature) or min(_top_k(top_k), logits.shape[-1]) > MOST:
+        return False
+    return _library.load("cuda").name == "cuda"
+
+
+def _drawn_by_kernel(logits: Tensor, temperature: float, k: int, rng: int | torch.Generator | None) -> Tensor:
+    rows = logits.reshape(-1, logits.shape[-1])
+    noise = torch.empty(len(rows), min(k, rows.shape[1]), device=rows.device)
+    noise.exponential_(generator=torch_stream(rng, rows.device))
+    draw = torch.ops.torchlayer.draw_top_k.default
+    return _library.below_autograd(draw, rows, noise, temperature).view(logits.shape[:-1])
 
 
 def _drawn(
