@@ -147,3 +147,38 @@ def test_a_network_without_a_memory_is_refused():
     net = L.DenseLayer(L.InputLayer((None, 3)), n_units=2)
     with pytest.raises(ValueError, match="no recurrent layer, so there is nothing to carry; call it as it is"):
         tl.Carry(net)(torch.ones(2, 3))
+
+
+class DelayCell(tl.layers.Cell):
+    """Hands on what it was given two steps ago, and so remembers its own state in another place."""
+
+    def build(self, n_in, initializer):
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def zero_state(self, x):
+        return (super().zero_state(x), super().zero_state(x))
+
+    def advance(self, x, state):
+        return state[1], (x, state[0])
+
+
+class Remembering(tl.layers.Layer):
+    """Gives its state itself, and remembers the sum of what it read."""
+
+    def forward(self, x):
+        return self.step(x)[0]
+
+    def step(self, x, state=None):
+        state = torch.zeros_like(x[:, 0]) if state is None else state
+        return state, state + x.sum(1)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_state_that_is_handed_on_is_not_overwritten_first(grad):
+    x = torch.arange(1.0, 7.0).view(1, 6, 1)
+    with torch.set_grad_enabled(grad):
+        carry = tl.Carry(tl.layers.RNNLayer(tl.layers.InputLayer((None, None, 1)), cell_fn=DelayCell, n_hidden=1))
+        assert [carry(x[:, t : t + 1]).item() for t in range(6)] == [0, 0, 1, 2, 3, 4]
+        carry = tl.Carry(Remembering(tl.layers.InputLayer((None, None, 1))))
+        outputs = [carry(x[:, t : t + 1]) for t in range(6)]
+        assert [y.item() for y in outputs] == [0, 1, 3, 6, 10, 15]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
 
 from .network import Network, map_state
 
@@ -48,10 +49,15 @@ class Carry(nn.Module):
                 f"{inputs[0].shape[0]}; make another Carry of the same network for it"
             )
         each = iter(held.values())
-        y, state = self.network.step(*inputs, state=map_state(lambda _: next(each).clone(), self._nest))  # type: ignore[union-attr]
+        lent = not torch.is_grad_enabled() and not torch.compiler.is_compiling()  # else backward reads the clones
+        begin = map_state(lambda _: next(each) if lent else next(each).clone(), self._nest)  # type: ignore[union-attr]
+        y, state = self.network.step(*inputs, state=begin)
         new: list[Tensor] = []
         map_state(new.append, state)
-        with torch.no_grad():  # backward reads the clones
+        if lent:  # what the network hands on as it was must not change below
+            mine = {_storage(tensor) for tensor in held.values()}  # type: ignore[arg-type]
+            y, new = tree_map_only(Tensor, lambda t: t.clone() if _storage(t) in mine else t, (y, new))
+        with torch.no_grad():
             torch._foreach_copy_(list(held.values()), new)  # type: ignore[arg-type]
         return y
 
@@ -93,6 +99,10 @@ class Carry(nn.Module):
 
     def _device(self) -> torch.device:
         return next((value.device for _, value in self._tensors()), torch.device("cpu"))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 class _Step(nn.Module):

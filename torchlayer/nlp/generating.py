@@ -79,10 +79,10 @@ class TextGenerator:
             if self._made_for != self._situation(ids):
                 self._prepare(ids)
             self._read(ids)
-            words[:, 0] = self._word
+            words[:, 0] = self._drawn
             for i in range(1, n_words):
                 self._advance()
-                words[:, i] = self._word
+                words[:, i] = self._drawn
         return words
 
     def _checked(self, ids: Tensor, n_words: int) -> Tensor:
@@ -124,13 +124,14 @@ class TextGenerator:
         self._made_for = self._situation(ids)  # cuDNN has moved weights into one block when it first met them
 
     def _step(self) -> None:
-        self._draw(self._carry(self._word.clamp(min=0)[:, None]))  # -1 was drawn of NaN
+        self._draw(self._carry(self._word[:, None]))
 
     def _draw(self, outputs: Tensor) -> None:
         """The next word of each row, from the network's outputs ``(N, T, D)`` or ``(N * T, D)``."""
         last = outputs.reshape(len(self._word), -1, outputs.shape[-1])[:, -1]  # (N, D)
         scores = last if self.scores is None else self.scores(last)
-        self._word.copy_(sample_logits(scores, *self._settings, rng=self._draws))
+        self._drawn = sample_logits(scores, *self._settings, rng=self._draws)
+        torch.clamp(self._drawn, min=0, out=self._word)  # to be read: -1 was drawn of NaN
 
     def _advance(self) -> None:
         if self._can_capture and self._graph is None and self._n_eager >= _EAGER_WORDS:
