@@ -184,6 +184,14 @@ def test_a_captured_step_writes_what_an_eager_one_does(without_tf32):
 
 
 @needs_gpu
+def test_any_number_of_words_is_drawn_from_the_same_stream_as_eagerly(without_tf32):
+    net = language_model().cuda()
+    captured, eager = (tl.nlp.TextGenerator(net, top_k=5, rng=3, capture=capture) for capture in (True, False))
+    for n_words in (2, 12, 3, 29, 1, 8):  # launches of eight words, and of one
+        assert torch.equal(captured(SEED, n_words), eager(SEED, n_words))
+
+
+@needs_gpu
 @pytest.mark.parametrize("rng", [None, 3])
 def test_every_replay_draws_afresh_and_nothing_waits(rng):
     net = language_model().cuda()

@@ -16,13 +16,15 @@ from ..utils.evaluate import modes_kept
 from .sampling import sample_logits, torch_stream
 
 _EAGER_WORDS = 2  # cuBLAS and cuDNN set themselves up in these
+_AT_ONCE = 8  # words that one launch writes: between launches the GPU idles for some microseconds
 
 
 class TextGenerator:
     """``generate(ids, n_words)`` reads ``ids`` and goes on: it draws a word, reads that, draws the next.
 
     The words stay on the device. On CUDA the step from one word to the next (the network, the draw, the new state) is
-    captured as a CUDA graph after two words, and from then on a word is one launch. On a CPU it runs eagerly.
+    captured as a CUDA graph after two words, and from then on eight words are one launch, and of what is left each one.
+    On a CPU it runs eagerly.
 
     The capture is renewed by itself when the batch size changes or the network's parameters lie elsewhere; if what only
     ``scores`` reads is moved, make another generator. The network runs in ``eval()`` and is put back afterwards. Its
@@ -79,10 +81,11 @@ class TextGenerator:
             if self._made_for != self._situation(ids):
                 self._prepare(ids)
             self._read(ids)
-            words[:, 0] = self._drawn
-            for i in range(1, n_words):
-                self._advance()
-                words[:, i] = self._drawn
+            words[:, 0], n = self._drawn, 1
+            while n < n_words:
+                drawn = self._advance(n_words - n)
+                words[:, n : n + drawn.shape[1]] = drawn
+                n += drawn.shape[1]
         return words
 
     def _checked(self, ids: Tensor, n_words: int) -> Tensor:
@@ -105,7 +108,7 @@ class TextGenerator:
         self._settings: list[Any] = [x.to(ids.device) if isinstance(x, Tensor) else x for x in self._given]
         if self._made_for is None or self._made_for[1] != ids.device:  # else the stream goes on
             self._draws = torch_stream(self._rng, ids.device)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}  # by words: a launch, and what it draws
         self._can_capture, self._n_eager = ids.is_cuda and self._capture is not False, 0
 
     # One word after the other ---------------------------------------------------------
@@ -133,15 +136,21 @@ class TextGenerator:
         self._drawn = sample_logits(scores, *self._settings, rng=self._draws)
         torch.clamp(self._drawn, min=0, out=self._word)  # to be read: -1 was drawn of NaN
 
-    def _advance(self) -> None:
-        if self._can_capture and self._graph is None and self._n_eager >= _EAGER_WORDS:
-            self._record()
-        if self._graph is not None:
-            self._graph.replay()
-        elif self._can_capture:
+    def _advance(self, n_left: int) -> Tensor:
+        """The next words of each row, ``(N, n)``: as many as one launch writes, and at most ``n_left``."""
+        if self._can_capture and self._n_eager >= _EAGER_WORDS:
+            n = _AT_ONCE if n_left >= _AT_ONCE else 1
+            if n not in self._graphs:
+                self._record(n)
+            if n in self._graphs:
+                graph, drawn = self._graphs[n]
+                graph.replay()
+                return drawn
+        if self._can_capture:
             self._step_on_side_stream()
         else:
             self._step()
+        return self._drawn[:, None]
 
     # Capturing --------------------------------------------------------------------------
 
@@ -155,8 +164,8 @@ class TextGenerator:
             self._step()
         here.wait_stream(self._stream)
 
-    def _record(self) -> None:
-        graph = torch.cuda.CUDAGraph()
+    def _record(self, n_words: int) -> None:
+        graph, drawn = torch.cuda.CUDAGraph(), []
         generator = self._draws
         if generator is None:
             generator = torch.cuda.default_generators[self._word.device.index or 0]
@@ -165,7 +174,10 @@ class TextGenerator:
         here, draws = torch.cuda.current_stream(self._word.device), generator.clone_state()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._step()
+                for _ in range(n_words):
+                    self._step()
+                    drawn.append(self._drawn)
+                words = torch.stack(drawn, 1)  # (N, n_words)
         except Exception as error:
             # torch leaves the stream and the generator as they were inside the broken capture
             torch.cuda.set_stream(here)
@@ -176,4 +188,4 @@ class TextGenerator:
             self._can_capture = False
             warnings.warn(f"{why}; it runs eagerly (TextGenerator(..., capture=False) is silent)", stacklevel=4)
             return
-        self._graph = graph
+        self._graphs[n_words] = graph, words
