@@ -16,7 +16,7 @@ constexpr int kThreads = kGates * kLanes;
 constexpr int kInFlight = 64;    // bytes of a row of weights that a lane waits for at once, in at most 8 pieces
 constexpr int kMostRows = 8;     // sequences that one reading of the weights serves
 constexpr int kLine = 128;       // bytes that one prefetch brings
-constexpr int64_t kAhead = 2048; // bytes of each row of weights to prefetch: all blocks' together fit into L2
+constexpr int64_t kAhead = 1024;  // bytes of each row of weights to prefetch: all blocks' together fit into L2
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 template <typename scalar_t>
