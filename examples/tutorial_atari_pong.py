@@ -366,7 +366,7 @@ def main() -> None:
     parser.add_argument("--env", choices=("pong", "catch"), default="pong", help="catch needs no emulator")
     parser.add_argument("--sticky", type=float, default=0.0, help="probability that Pong repeats the last action")
     parser.add_argument("--frame-skip", type=int, default=4)
-    parser.add_argument("--n-envs", type=int, help="games side by side; default: 64 on a GPU, else 32")
+    parser.add_argument("--n-envs", type=int, help="games side by side; default: 64 on a GPU (tensorlayer 128), else 32")
     parser.add_argument("--n-steps", type=int, default=64, help="of each game, between updates")
     parser.add_argument("--epochs", type=int, default=10**9, help="stop after so many rollouts")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes of training")
@@ -389,7 +389,8 @@ def main() -> None:
         args.env, args.n_envs, args.epochs, args.games = "catch", args.n_envs or 8, min(args.epochs, 4), 4
     if args.env == "catch":
         torch.set_num_threads(1)  # a network so small gains nothing from threads, which wait for each other
-    args.n_envs = args.n_envs or (64 if args.device.startswith("cuda") else 32)
+    many = 128 if args.model == "tensorlayer" else 64  # whose network is so small that the emulator is all there is
+    args.n_envs = args.n_envs or (many if args.device.startswith("cuda") else 32)
     torch.set_float32_matmul_precision("highest" if args.precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = args.precision != "fp32"
     tl.utils.set_seed(args.seed)
