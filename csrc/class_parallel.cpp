@@ -66,8 +66,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> softmax_backward(Tensor grad_log_sum,
   torchlayer::check_per_row(kSoftmaxBackward, "grad_log_sum", grad_log_sum, arguments);
   torchlayer::check_per_row(kSoftmaxBackward, "grad_mean", grad_mean, arguments);
   torchlayer::check_per_row(kSoftmaxBackward, "log_sum_exp", log_sum_exp, arguments);
-  const Tensor by_sums = torch::stable::contiguous(grad_log_sum), by_means = torch::stable::contiguous(grad_mean);
-  const Tensor log_sums = torch::stable::contiguous(log_sum_exp), ones = torchlayer::per_row(arguments);
+  const Tensor by_sums = torchlayer::contiguous(grad_log_sum), by_means = torchlayer::contiguous(grad_mean);
+  const Tensor log_sums = torchlayer::contiguous(log_sum_exp), ones = torchlayer::per_row(arguments);
   std::tuple<Tensor, Tensor, Tensor, Tensor> gradients;
   torchlayer::with_sampled_rows(arguments, kSoftmaxBackward, [&](auto& rows) {
     using real = typename std::decay_t<decltype(rows)>::real;
@@ -144,7 +144,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nce_backward(Tensor grad, Tensor weig
   const SampledLoss arguments = check(kNceBackward, weight, bias, hidden, labels, sampled, true_expected_count,
                                       sampled_expected_count, remove_accidental_hits);
   torchlayer::check_per_row(kNceBackward, "grad", grad, arguments);
-  const Tensor grads = torch::stable::contiguous(grad);
+  const Tensor grads = torchlayer::contiguous(grad);
   std::tuple<Tensor, Tensor, Tensor, Tensor> gradients;
   torchlayer::with_sampled_rows(arguments, kNceBackward, [&](auto& rows) {
     using real = typename std::decay_t<decltype(rows)>::real;

@@ -58,7 +58,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nce_loss_backward(Tensor grad, Tensor
                                      sampled_expected_count, remove_accidental_hits);
   torchlayer::check_per_row(kBackward, "grad", grad, arguments);
   torchlayer::check_kept(kBackward, kept, arguments);
-  const Tensor grads = torch::stable::contiguous(grad);
+  const Tensor grads = torchlayer::contiguous(grad);
   std::tuple<Tensor, Tensor, Tensor, Tensor> gradients;
   torchlayer::with_sampled_rows(arguments, kBackward, [&](auto& rows) {
     using real = typename std::decay_t<decltype(rows)>::real;

@@ -109,10 +109,11 @@ class SampledRows {
     if (kept.n_rows < loss_.n_rows || apart) {
       prepare_logits();
     }
-    Tensor d_hidden = torch::stable::empty_like(loss_.hidden);
-    Tensor d_rows = torch::stable::new_empty(loss_.hidden, {rows, d});
-    Tensor d_biases = torch::stable::new_empty(loss_.hidden, {rows}, kReal);  // few, so not worth rounding
-    Tensor ids = torch::stable::new_empty(loss_.hidden, {rows}, torch::headeronly::ScalarType::Long);
+    const torch::headeronly::ScalarType stored = loss_.hidden.scalar_type();
+    Tensor d_hidden = torchlayer::new_empty(loss_.hidden, std::array{loss_.n_rows, d}, stored);
+    Tensor d_rows = torchlayer::new_empty(loss_.hidden, std::array{rows, d}, stored);
+    Tensor d_biases = torchlayer::new_empty(loss_.hidden, std::array{rows}, kReal);  // few, so not worth rounding
+    Tensor ids = torchlayer::new_empty(loss_.hidden, std::array{rows}, torch::headeronly::ScalarType::Long);
     scalar_t* to_hidden = d_hidden.template mutable_data_ptr<scalar_t>();
     scalar_t* to_rows = d_rows.template mutable_data_ptr<scalar_t>();
     real* to_biases = d_biases.template mutable_data_ptr<real>();

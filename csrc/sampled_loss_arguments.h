@@ -1,7 +1,7 @@
 // What sampled softmax and NCE are given, on any device, and the tensors they return.
 #pragma once
 
-#include "check.h"
+#include "tensors.h"
 
 #include <optional>
 
@@ -29,8 +29,8 @@ inline SampledLoss check_arguments(const char* op, const Tensor& weight, const s
   using torch::headeronly::ScalarType;
   const bool ranks = weight.dim() == 2 && hidden.dim() == 2 && labels.dim() == 2 && sampled.dim() == 1;
   STD_TORCH_CHECK(ranks, op, " needs weight (V, D), hidden (N, D), labels (N, T) and sampled (K,)");
-  SampledLoss loss{weight, bias, torch::stable::contiguous(hidden), torch::stable::contiguous(labels),
-                   torch::stable::contiguous(sampled), std::nullopt, std::nullopt, remove_accidental_hits,
+  SampledLoss loss{weight, bias, torchlayer::contiguous(hidden), torchlayer::contiguous(labels),
+                   torchlayer::contiguous(sampled), std::nullopt, std::nullopt, remove_accidental_hits,
                    hidden.size(0), labels.size(1), sampled.size(0), weight.size(0), weight.size(1)};
   STD_TORCH_CHECK(hidden.size(1) == loss.n_features && labels.size(0) == loss.n_rows, op,
                   " needs weight (V, D), hidden (N, D) and labels (N, T) that agree in D and N");
@@ -52,8 +52,8 @@ inline SampledLoss check_arguments(const char* op, const Tensor& weight, const s
                         true_expected_count->size(1) == loss.n_true && sampled_expected_count->dim() == 1 &&
                         sampled_expected_count->size(0) == loss.n_sampled,
                     op, " needs expected counts in the shapes of labels and samples");
-    loss.true_expected_count = torch::stable::contiguous(*true_expected_count);
-    loss.sampled_expected_count = torch::stable::contiguous(*sampled_expected_count);
+    loss.true_expected_count = torchlayer::contiguous(*true_expected_count);
+    loss.sampled_expected_count = torchlayer::contiguous(*sampled_expected_count);
   }
   const auto here = [&](const Tensor& tensor) {
     return tensor.is_cuda() == hidden.is_cuda() && tensor.get_device_index() == hidden.get_device_index();
@@ -77,12 +77,12 @@ inline void check_per_row(const char* op, const char* argument, const Tensor& te
 inline Tensor per_row(const SampledLoss& loss) {
   using torch::headeronly::ScalarType;
   const auto real = loss.weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  return torch::stable::new_empty(loss.hidden, {loss.n_rows}, real);
+  return torchlayer::new_empty(loss.hidden, std::array{loss.n_rows}, real);
 }
 
 // What the forward leaves for the backward, as the kernels of a device see fit.
 inline Tensor kept(const SampledLoss& loss, int64_t n_bytes) {
-  return torch::stable::new_empty(loss.hidden, {n_bytes}, torch::headeronly::ScalarType::Byte);
+  return torchlayer::new_empty(loss.hidden, std::array{n_bytes}, torch::headeronly::ScalarType::Byte);
 }
 
 inline void check_kept(const char* op, const Tensor& kept, const SampledLoss& loss) {

@@ -83,7 +83,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_softmax_loss_backward(
   torchlayer::check_per_row(kBackward, "grad", grad, arguments);
   torchlayer::check_per_row(kBackward, "log_sum_exp", log_sum_exp, arguments);
   torchlayer::check_kept(kBackward, kept, arguments);
-  const Tensor grads = torch::stable::contiguous(grad), log_sums = torch::stable::contiguous(log_sum_exp);
+  const Tensor grads = torchlayer::contiguous(grad), log_sums = torchlayer::contiguous(log_sum_exp);
   std::tuple<Tensor, Tensor, Tensor, Tensor> gradients;
   torchlayer::with_sampled_rows(arguments, kBackward, [&](auto& rows) {
     using real = typename std::decay_t<decltype(rows)>::real;
