@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
 
 from . import _build
@@ -121,8 +122,23 @@ def register(
     library.impl(name, plain, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, fake, lib=library)
     if not overload._schema.is_mutable:  # an op that works in place is no function to differentiate
-        torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=library)
+        library.impl(name, _autograd(overload, backward, setup_context), "Autograd", with_keyset=True)
     return overload
+
+
+def _autograd(overload: Any, backward: Callable[..., Any], setup_context: Callable[..., Any] | None) -> Any:
+    """What ``torch.library.register_autograd`` registers, after a look whether there is anything to differentiate: if
+    not, its layers of Python would be half of what a small op costs.
+    """
+    differentiable = make_autograd_impl(overload, Info(backward, setup_context))
+
+    def call(keys: Any, *arguments: Any, **keywords: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+            return differentiable(keys, *arguments, **keywords)
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload.redispatch(keys & torch._C._after_autograd_keyset, *arguments, **keywords)
+
+    return call
 
 
 def below_autograd(overload: Any, *arguments: Any) -> Any:
@@ -132,12 +148,19 @@ def below_autograd(overload: Any, *arguments: Any) -> Any:
 
 
 def function(
-    overload: Any, setup_context: Callable[..., Any], backward: Callable[..., Any]
-) -> Callable[..., tuple[Tensor, ...]]:
+    overload: Any,
+    setup_context: Callable[..., Any],
+    backward: Callable[..., Any],
+    results: Callable[[Any], Any] = lambda outputs: outputs,
+) -> Callable[..., Any]:
     """Another way to call an op, for who calls it often: the gradient of :func:`define` at half the cost a call.
 
     ``torch.library`` finds an op's gradient in Python at each call, for tensors and transforms of all kinds. Here an
-    ``autograd.Function`` knows it; a compiler and functorch's transforms still get the op.
+    ``autograd.Function`` knows it; a compiler and functorch's transforms still get the op. Nothing to differentiate,
+    and there is no function either.
+
+    Args:
+        results: what of the op's outputs is returned, and has a gradient; the others are for the backward alone.
     """
 
     class Direct(torch.autograd.Function):
@@ -146,20 +169,25 @@ def function(
             ctx.set_materialize_grads(False)  # of outputs that nothing is asked of: zeros, as large as they
             output = below_autograd(overload, *inputs)
             setup_context(ctx, inputs, output)
-            return output
+            return results(output)
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> Any:
-            nothing = all(grad is None for grad in grads)
+            nothing = grads[0] is None and all(grad is None for grad in grads)
             return (None,) * len(ctx.needs_input_grad) if nothing else backward(ctx, *grads)
 
-    def call(*arguments: Any) -> tuple[Tensor, ...]:
+    # what Function.apply comes to once no transform is active
+    apply = super(torch.autograd.Function, Direct).apply  # type: ignore[attr-defined]
+
+    def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling():
-            return overload(*arguments)
+            return results(overload(*arguments))
         if torch._C._are_functorch_transforms_active():
             check_no_tangents(overload, arguments)
-            return overload(*arguments)
-        return Direct.apply(*arguments)  # type: ignore[return-value]
+            return results(overload(*arguments))
+        if forward_ad._current_level < 0 and not (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
+            return results(below_autograd(overload, *arguments))
+        return apply(*arguments)
 
     return call
 
