@@ -15,9 +15,9 @@ struct SampledLoss {
   Tensor weight;                // (V, D), any strides
   std::optional<Tensor> bias;   // (V,), any stride
   Tensor hidden;                // (N, D), from here on contiguous
-  Tensor labels;                // (N, T) int64
+  Tensor labels;                // (N, T) int64, or (N,) where T is 1
   Tensor sampled;               // (K,) int64
-  std::optional<Tensor> true_expected_count, sampled_expected_count;  // (N, T), (K,) in the type of the sums, or none
+  std::optional<Tensor> true_expected_count, sampled_expected_count;  // like labels, (K,) in the type of the sums, or none
   bool remove_accidental_hits;
   int64_t n_rows, n_true, n_sampled, n_classes, n_features;
 };
@@ -27,11 +27,12 @@ inline SampledLoss check_arguments(const char* op, const Tensor& weight, const s
                                    const std::optional<Tensor>& true_expected_count,
                                    const std::optional<Tensor>& sampled_expected_count, bool remove_accidental_hits) {
   using torch::headeronly::ScalarType;
-  const bool ranks = weight.dim() == 2 && hidden.dim() == 2 && labels.dim() == 2 && sampled.dim() == 1;
-  STD_TORCH_CHECK(ranks, op, " needs weight (V, D), hidden (N, D), labels (N, T) and sampled (K,)");
+  const bool ranks = weight.dim() == 2 && hidden.dim() == 2 && (labels.dim() == 1 || labels.dim() == 2) &&
+                     sampled.dim() == 1;
+  STD_TORCH_CHECK(ranks, op, " needs weight (V, D), hidden (N, D), labels (N,) or (N, T) and sampled (K,)");
   SampledLoss loss{weight, bias, torchlayer::contiguous(hidden), torchlayer::contiguous(labels),
                    torchlayer::contiguous(sampled), std::nullopt, std::nullopt, remove_accidental_hits,
-                   hidden.size(0), labels.size(1), sampled.size(0), weight.size(0), weight.size(1)};
+                   hidden.size(0), labels.dim() == 1 ? 1 : labels.size(1), sampled.size(0), weight.size(0), weight.size(1)};
   STD_TORCH_CHECK(hidden.size(1) == loss.n_features && labels.size(0) == loss.n_rows, op,
                   " needs weight (V, D), hidden (N, D) and labels (N, T) that agree in D and N");
   STD_TORCH_CHECK(loss.n_classes > 0 && loss.n_features > 0 && loss.n_true > 0 && loss.n_sampled > 0, op,
@@ -48,8 +49,8 @@ inline SampledLoss check_arguments(const char* op, const Tensor& weight, const s
     const auto real = weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
     STD_TORCH_CHECK(true_expected_count->scalar_type() == real && sampled_expected_count->scalar_type() == real, op,
                     " needs expected counts in ", torch::headeronly::toString(real));
-    STD_TORCH_CHECK(true_expected_count->dim() == 2 && true_expected_count->size(0) == loss.n_rows &&
-                        true_expected_count->size(1) == loss.n_true && sampled_expected_count->dim() == 1 &&
+    STD_TORCH_CHECK(true_expected_count->dim() == labels.dim() && true_expected_count->size(0) == loss.n_rows &&
+                        true_expected_count->numel() == labels.numel() && sampled_expected_count->dim() == 1 &&
                         sampled_expected_count->size(0) == loss.n_sampled,
                     op, " needs expected counts in the shapes of labels and samples");
     loss.true_expected_count = torchlayer::contiguous(*true_expected_count);

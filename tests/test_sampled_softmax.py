@@ -145,6 +145,36 @@ def test_labels_of_one_axis_are_one_true_class_each(loss):
 
 
 @both_losses
+@pytest.mark.parametrize("which", ["overload", "reference"])
+def test_ops_take_labels_of_one_axis(loss, which):
+    given = inputs(4, 1, 5, 9, 3)
+    flat = given._replace(labels=given.labels[:, 0], true_expected_count=given.true_expected_count[:, 0])
+    forward, backward = (getattr(_library.OPS[name], which) for name in (loss, f"{loss}_backward"))
+    losses, *kept = forward(*given, True, False, 0)
+    assert torch.equal(forward(*flat, True, False, 0)[0], losses)
+    for a, b in zip(backward(losses, *flat, *kept, True), backward(losses, *given, *kept, True)):
+        assert torch.equal(a, b)
+
+
+@both_losses
+def test_a_tensor_that_outlived_its_transform_is_an_ordinary_one(loss):
+    given, left = inputs(4, 1, 5, 9, 3), []
+    torch.func.grad(lambda x: (left.append(x * 1), x.sum())[1])(given.hidden)
+    given = differentiable(given)
+    ours, right = (run(loss, given._replace(hidden=hidden)) for hidden in (left[0], left[0].detach().clone()))
+    assert torch.equal(ours, right)
+    assert torch.equal(*(torch.autograd.grad(losses.sum(), given.weight)[0] for losses in (ours, right)))
+
+
+@both_losses
+def test_nothing_to_differentiate_leaves_no_graph(loss):
+    given = inputs(4, 1, 5, 9, 3)
+    assert run(loss, given).grad_fn is None
+    with torch.no_grad():
+        assert run(loss, differentiable(given)).grad_fn is None
+
+
+@both_losses
 def test_reductions(loss):
     given = inputs(4, 2, 5, 9, 3)
     losses = run(loss, given)

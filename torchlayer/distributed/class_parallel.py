@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels._sampled_loss import REDUCTIONS, check_ids, prepare, sum_dtype
+from ..kernels._sampled_loss import REDUCTIONS, as_columns, check_ids, prepare, sum_dtype
 from ..kernels.class_parallel import nce_share, softmax_share
 from ._ranks import Group, Ranks, agree, describe_batch, part, ranks_of, rows_of, same_on_all, softmax_over, sum_over
 
@@ -137,6 +137,7 @@ class _Share:
         ]
         batch = hidden, labels, sampled_values, subtract_log_q, reduction
         _, _, hidden, labels, sampled, true_count, sampled_count = prepare(name, table[0], table[1], *batch)
+        labels, true_count = as_columns(labels), as_columns(true_count)
         agree(name, ranks, hidden.device, describe_batch(labels, sampled))
         self.weight, self.bias = weight, bias
         self.hidden = same_on_all(hidden, ranks)

@@ -13,6 +13,9 @@ from . import _library, bad_ids
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _MOST_KEPT = 128 * 2**20
+_PLAIN = (Tensor, torch.nn.Parameter)
+# torch.sparse_coo_tensor without its warning, in some versions of torch, that it checks nothing as it was told
+_sparse = torch.ops.aten._sparse_coo_tensor_unsafe.default
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda losses: losses,
     "mean": lambda losses: losses.mean(),
@@ -43,6 +46,9 @@ def prepare(
     reduction: str,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """The arguments of a public function, checked, as its op takes them."""
+    ready = None if torch.compiler.is_compiling() else _as_they_are(weight, bias, hidden, labels, sampled_values)
+    if ready is not None and isinstance(reduction, str) and reduction in REDUCTIONS:
+        return ready if subtract_log_q else (*ready[:5], None, None)
     for argument, value in (("weight", weight), ("hidden", hidden), ("labels", labels), ("bias", bias)):
         check_dense(name, argument, value, optional=argument == "bias")
     if not isinstance(sampled_values, tuple | list) or len(sampled_values) != 3:
@@ -63,10 +69,7 @@ def prepare(
 
     if autocasting(hidden) and hidden.is_floating_point():
         hidden = hidden.to(weight.dtype)  # losses are computed in the weights' precision there, as torch's are
-    if labels.dim() == 1:
-        labels = labels[:, None]
-    if true_count.dim() == 1:
-        true_count = true_count[:, None]
+    labels, true_count = as_columns(labels), as_columns(true_count)
     if not true_count.is_floating_point() or not sampled_count.is_floating_point():
         raise TypeError(f"{name} needs floating-point expected counts, got {true_count.dtype}, {sampled_count.dtype}")
     real = sum_dtype(weight.dtype)
@@ -74,6 +77,40 @@ def prepare(
     check(name, weight, bias, hidden, labels, sampled, true_count, sampled_count)
     if not subtract_log_q:
         return weight, bias, hidden, labels, sampled, None, None
+    return weight, bias, hidden, labels, sampled, true_count, sampled_count
+
+
+def _as_they_are(
+    weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tensor, sampled_values: Sequence[Tensor]
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor] | None:
+    """What :func:`prepare` returns where nothing is wrong and nothing to be converted, else None: one look, in half the
+    time that it takes to say what is wrong.
+    """
+    if not isinstance(sampled_values, tuple) or len(sampled_values) != 3:
+        return None
+    sampled, true_count, sampled_count = sampled_values
+    tensors = (weight, hidden, labels, sampled, true_count, sampled_count)
+    for tensor in tensors if bias is None else (*tensors, bias):
+        if type(tensor) not in _PLAIN or tensor.layout is not torch.strided or tensor.is_nested:
+            return None
+    dtype, device = weight.dtype, weight.device
+    if dtype not in DTYPES or true_count.requires_grad or sampled_count.requires_grad:
+        return None
+    real = sum_dtype(dtype)
+    dtypes = (hidden.dtype, labels.dtype, sampled.dtype, true_count.dtype, sampled_count.dtype)
+    if dtypes != (dtype, torch.int64, torch.int64, real, real):
+        return None
+    devices = (hidden.device, labels.device, sampled.device, true_count.device, sampled_count.device)
+    if devices != (device,) * 5:
+        return None
+    rows, by_sample, by_label = weight.shape, sampled.shape, labels.shape
+    ranks = len(rows) == 2 and len(by_sample) == 1 and len(by_label) in (1, 2)
+    if not ranks or 0 in rows or 0 in by_sample or 0 in by_label[1:]:
+        return None
+    if (hidden.shape, true_count.shape, sampled_count.shape) != ((by_label[0], rows[1]), by_label, by_sample):
+        return None
+    if bias is not None and (bias.dtype != dtype or bias.device != device or bias.shape != rows[:1]):
+        return None
     return weight, bias, hidden, labels, sampled, true_count, sampled_count
 
 
@@ -130,7 +167,7 @@ def check(
             f"got {_shape(hidden)}"
         )
     n = hidden.shape[0]
-    if labels.dim() != 2 or labels.shape[0] != n or labels.shape[1] == 0:
+    if labels.dim() not in (1, 2) or labels.shape[0] != n or 0 in labels.shape[1:]:
         raise ValueError(f"{name} needs labels ({n},) or ({n}, T), one row an example, got {_shape(labels)}")
     if bias is not None and bias.shape != (n_classes,):
         raise ValueError(f"{name} needs bias ({n_classes},), one value a class, got {_shape(bias)}")
@@ -152,6 +189,11 @@ def check(
     if any(tensor is not None and tensor.device != device for tensor in others):
         devices = sorted({str(tensor.device) for tensor in (weight, *others) if tensor is not None})
         raise ValueError(f"{name} needs all tensors on one device, got {' and '.join(devices)}")
+
+
+def as_columns(per_label: Any) -> Any:
+    """What is given for each label, or None, as ``(N, T)``."""
+    return per_label[:, None] if per_label is not None and per_label.dim() == 1 else per_label
 
 
 def check_per_row(name: str, argument: str, value: Tensor, weight: Tensor, labels: Tensor) -> None:
@@ -200,6 +242,7 @@ class Logits:
         remove_accidental_hits: bool,
     ):
         check(name, weight, bias, hidden, labels, sampled, true_count, sampled_count)
+        labels, true_count = as_columns(labels), as_columns(true_count)
         n_classes, self.n_true, real = weight.shape[0], labels.shape[1], sum_dtype(weight.dtype)
         bad_labels = check_ids(name, "labels", labels, n_classes)
         bad_samples = check_ids(name, "sampled ids", sampled, n_classes)
@@ -242,11 +285,12 @@ def kept_bytes(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tens
     On a GPU, few samples' errors are kept in float32; of many, what sixteen bits hold of them, up to 128 MiB. On a CPU,
     as many whole rows of errors as these have room for, in bfloat16 if that is the inputs' type.
     """
-    wanted = any(t is not None and t.requires_grad for t in (weight, bias, hidden)) and torch.is_grad_enabled()
-    if hidden.device.type not in ("cpu", "cuda") or not wanted:
+    wanted = weight.requires_grad or hidden.requires_grad or (bias is not None and bias.requires_grad)
+    if not wanted or not torch.is_grad_enabled() or not (hidden.is_cuda or hidden.is_cpu):
         return 0
-    (n, n_true), n_sampled, n_features = labels.shape, sampled.shape[0], hidden.shape[1]
-    if hidden.device.type == "cpu":
+    n_true = labels.shape[1] if labels.dim() == 2 else 1
+    n, n_features, n_sampled = *hidden.shape, sampled.shape[0]
+    if hidden.is_cpu:
         real = sum_dtype(weight.dtype)
         stored = torch.bfloat16 if weight.dtype == torch.bfloat16 else real
         row = n_sampled * stored.itemsize + (1 + n_true) * real.itemsize  # as `Kept` in csrc/kept_errors.h
@@ -269,7 +313,7 @@ def nothing_kept(losses: Tensor, keep_bytes: int) -> Tensor:
 
 def fake_gradients(hidden: Tensor, labels: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Shapes of ``d_hidden``, of the rows and biases of classes ``cat(sampled, labels)``, and of those ids."""
-    n_rows = sampled.shape[0] + labels.shape[0] * labels.shape[1]
+    n_rows = sampled.shape[0] + labels.numel()
     return (
         hidden.new_empty(hidden.shape),
         hidden.new_empty((n_rows, hidden.shape[1])),
@@ -281,12 +325,8 @@ def fake_gradients(hidden: Tensor, labels: Tensor, sampled: Tensor) -> tuple[Ten
 def parameter_gradient(parameter: Tensor, ids: Tensor, rows: Tensor, sparse: bool) -> Tensor:
     """The gradient of weight or bias from that of the rows of classes ``ids``."""
     if sparse:
-        rows = rows.to(parameter.dtype)
-        # what torch.sparse_coo_tensor ends in, without its checks, and its warning that there are none
-        return torch.ops.aten._sparse_coo_tensor_with_dims_and_tensors(
-            1, rows.dim() - 1, parameter.shape, ids[None], rows,
-            dtype=rows.dtype, layout=torch.sparse_coo, device=rows.device,
-        )  # fmt: skip
+        rows = rows if rows.dtype is parameter.dtype else rows.to(parameter.dtype)
+        return _sparse(ids.unsqueeze(0), rows, parameter.shape)
     if parameter.dtype in (torch.float32, torch.float64):
         return torch.zeros_like(parameter, memory_format=torch.contiguous_format).index_add_(0, ids, rows)
     # Thousands of rows may belong to one class: they are summed in float32 and rounded once. No shape depends on how

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from . import _library
 from ._sampled_loss import (
+    as_columns,
     check,
     check_ids,
     check_per_row,
@@ -58,6 +59,7 @@ class _Share:
         check(name, weight, bias, hidden, labels, sampled, true_count, sampled_count)
         for argument, ids in (("labels", labels), ("sampled ids", sampled)):
             check_ids(name, argument, ids, len(weight), least=-1)
+        labels, true_count = as_columns(labels), as_columns(true_count)
         self.weight, self.bias, self.hidden, self.labels, self.sampled = weight, bias, hidden, labels, sampled
         self.remove, self.dtype = remove_accidental_hits, sum_dtype(weight.dtype)
         self.true_offset = 0 if true_count is None else -true_count.log()
@@ -172,7 +174,7 @@ def _softmax_backward(
         for block in share.blocks():
             by_sum, by_mean = grad_log_sum[block.rows, None], grad_mean[block.rows, None]
             log_sum = log_sum_exp[block.rows, None]
-            true = by_sum * (block.true - log_sum).exp() + by_mean / labels.shape[1]
+            true = by_sum * (block.true - log_sum).exp() + by_mean / share.labels.shape[1]
             yield block, true, by_sum * (block.noise - log_sum).exp()
 
     return share.gradients(errors())
@@ -220,7 +222,7 @@ def _nce_backward(
     check_per_row(name, "grad", grad, weight, labels)
 
     def errors() -> Iterator[tuple[_Block, Tensor, Tensor]]:
-        n_true = labels.shape[1]
+        n_true = share.labels.shape[1]
         for block in share.blocks():
             true = -(-block.true).sigmoid() if n_true == 1 else block.true.sigmoid() - 1 / n_true
             yield block, grad[block.rows, None] * true, grad[block.rows, None] * block.noise.sigmoid()

@@ -84,7 +84,7 @@ def nce_loss(
     """
     arguments = prepare(_NAME, weight, bias, hidden, labels, sampled_values, subtract_log_q, reduction)
     keep = kept_bytes(*arguments[:5])
-    losses, _ = _call(*arguments, remove_accidental_hits, sparse, keep)
+    losses = _call(*arguments, remove_accidental_hits, sparse, keep)
     return REDUCTIONS[reduction](losses)
 
 
@@ -149,12 +149,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(*inputs[:-3], kept)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    weight, bias = ctx.saved_tensors[:2]
-    arguments = (grad, *ctx.saved_tensors, ctx.remove_accidental_hits)
-    op = torch.ops.torchlayer.nce_loss_backward.default
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    weight, bias = saved[:2]
+    arguments = (grad, *saved, ctx.remove_accidental_hits)
     # with create_graph the op itself is called, which can say that it has no gradient
-    gradients = op(*arguments) if torch.is_grad_enabled() else _library.below_autograd(op, *arguments)
+    gradients = (
+        _backward_op(*arguments) if torch.is_grad_enabled() else _library.below_autograd(_backward_op, *arguments)
+    )
     d_hidden, d_rows, d_biases, ids = gradients
     needs_weight, needs_bias = ctx.needs_input_grad[:2]
     d_weight = parameter_gradient(weight, ids, d_rows, ctx.sparse) if needs_weight else None
@@ -172,7 +174,7 @@ _op = _library.define(
     _backward,
     _setup_context,
 )
-_library.define(
+_backward_op = _library.define(
     "nce_loss_backward(Tensor grad, Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
     "Tensor? true_expected_count, Tensor? sampled_expected_count, Tensor kept, "
     "bool remove_accidental_hits) -> (Tensor, Tensor, Tensor, Tensor)",
@@ -180,4 +182,4 @@ _library.define(
     _fake_backward,
     _example_backward,
 )
-_call = _library.function(_op, _setup_context, _backward)
+_call = _library.function(_op, _setup_context, _backward, lambda outputs: outputs[0])
