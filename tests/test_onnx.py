@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -42,6 +44,17 @@ class Together(nn.Module):
     def forward(self, *xs: Tensor) -> list[Tensor]:
         left = iter(xs)
         return [net(*(next(left) for _ in range(n))) for net, n in zip(self.nets, self.n_inputs)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def translations_read_once():
+    """Every export reads the source of torch's five hundred translations again, longer than many a model takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError, AttributeError):  # where torch keeps them is its own affair
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.mark.parametrize("name", FAMILIES)

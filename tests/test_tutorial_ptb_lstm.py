@@ -236,9 +236,9 @@ def run_here(script, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals are those of POSIX")
-def test_killed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(tmp_path):
+def test_killed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(run_here, tmp_path):
     flags = ("--smoke", "--model", "medium", "--batch-size", "10", "--device", "cpu")
-    whole = run(*flags, "--out", "whole", cwd=tmp_path)
+    whole = run_here(*flags, "--out", "whole")
     saving = (*flags, "--out", "killed", "--checkpoint-seconds", "0")
     checkpoint = tmp_path / "killed" / "medium.ckpt"
     process = subprocess.Popen([sys.executable, SCRIPT, *saving], cwd=tmp_path, stdout=subprocess.DEVNULL)
@@ -250,7 +250,7 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(tmp_path):
     position = tl.checkpoint.load(checkpoint)["position"]
     assert position["n_done"] > 0 or position["epoch"] > 0
     resumed = run(*saving, "--resume", cwd=tmp_path)
-    assert resumed.stdout.splitlines()[-1].rpartition(" ")[0] == whole.stdout.splitlines()[-1].rpartition(" ")[0]
+    assert resumed.stdout.splitlines()[-1].rpartition(" ")[0] == whole.splitlines()[-1].rpartition(" ")[0]
     a, b = ((tmp_path / folder / "medium.npz").read_bytes() for folder in ("whole", "killed"))
     assert a == b
 
@@ -273,9 +273,9 @@ def test_runs_and_goes_on_as_if_it_had_not_stopped(model, n_epochs, run_here, tm
     assert (averaged > 1) == (model == "awd")  # begun after its third epoch
 
 
-def test_the_result_is_that_of_a_model_which_has_learnt(tmp_path):
-    done = run("--smoke", "--device", "cpu", cwd=tmp_path)
-    epochs = [float(p) for p in re.findall(r"Train Perplexity: (\S+)", done.stdout)]
+def test_the_result_is_that_of_a_model_which_has_learnt(run_here):
+    text = run_here("--smoke", "--device", "cpu")
+    epochs = [float(p) for p in re.findall(r"Train Perplexity: (\S+)", text)]
     assert epochs[1] < 0.8 * epochs[0] < 800  # of 1000 words
 
 
