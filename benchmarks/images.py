@@ -274,6 +274,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    on_hand = ["cpu", *["cuda"] * torch.cuda.is_available()]
+    parser.add_argument("--devices", nargs="+", choices=on_hand, default=on_hand, help="of which to print the table")
     args = parser.parse_args()
     images = np.random.default_rng(0).integers(0, 256, (10_000, 32, 32, 3)).astype(np.uint8)
     try:
@@ -282,8 +284,9 @@ def main() -> None:
         peer = ""
         print("scikit-image is not installed: pip install scikit-image")
     print(f"torchlayer {tl.__version__}, torch {torch.__version__}, numpy {np.__version__}, {peer}\n")
-    cpu_table(args.only, images, args.seconds, bool(peer))
-    if torch.cuda.is_available():
+    if "cpu" in args.devices:
+        cpu_table(args.only, images, args.seconds, bool(peer))
+    if "cuda" in args.devices:
         gpu_table(args.only, images, args.seconds, bool(peer))
 
 

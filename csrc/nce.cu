@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nce_loss_backward(
                                                        true_expected_count, sampled_expected_count,
                                                        remove_accidental_hits);
   torchlayer::check_per_row(kBackward, "grad", grad, loss);
-  const Tensor grads = torch::stable::contiguous(grad);
+  const Tensor grads = torchlayer::contiguous(grad);
   const torchlayer::Gradients gradients(loss);
   torchlayer::sampled_loss_backward<Nce>(kBackward, loss, grads, nullptr, kept, gradients);
   return {gradients.hidden, gradients.rows, gradients.biases, gradients.ids};

@@ -112,11 +112,12 @@ struct Gradients {
   explicit Gradients(const SampledLoss& loss) {
     using torch::headeronly::ScalarType;
     const int64_t n = loss.n_sampled + loss.n_rows * loss.n_true;
+    const auto dtype = loss.hidden.scalar_type();
     const auto real = loss.weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-    hidden = torch::stable::new_empty(loss.hidden, {loss.n_rows, loss.n_features});
-    rows = torch::stable::new_empty(loss.hidden, {n, loss.n_features});
-    biases = torch::stable::new_empty(loss.hidden, {n}, real);
-    ids = torch::stable::new_empty(loss.hidden, {n}, ScalarType::Long);
+    hidden = new_empty(loss.hidden, std::array{loss.n_rows, loss.n_features}, dtype);
+    rows = new_empty(loss.hidden, std::array{n, loss.n_features}, dtype);
+    biases = new_empty(loss.hidden, std::array{n}, real);
+    ids = new_empty(loss.hidden, std::array{n}, ScalarType::Long);
   }
 };
 

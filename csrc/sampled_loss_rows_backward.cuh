@@ -344,7 +344,7 @@ void launch_backward(const char* op, const SampledLoss& loss, const Tensor& grad
   Tensor partial;
   if (division.n_chunks > 1) {
     const auto real = torch::headeronly::ScalarType::Float;
-    partial = torch::stable::new_empty(loss.hidden, {division.n_chunks, to.stride}, real);
+    partial = new_empty(loss.hidden, std::array{int64_t{division.n_chunks}, int64_t{to.stride}}, real);
     to.partial = partial.template mutable_data_ptr<float>();
   }
 

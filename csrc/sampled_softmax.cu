@@ -34,7 +34,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_softmax_loss_backward(
                                                        remove_accidental_hits);
   torchlayer::check_per_row(kBackward, "grad", grad, loss);
   torchlayer::check_per_row(kBackward, "log_sum_exp", log_sum_exp, loss);
-  const Tensor grads = torch::stable::contiguous(grad), log_sums = torch::stable::contiguous(log_sum_exp);
+  const Tensor grads = torchlayer::contiguous(grad), log_sums = torchlayer::contiguous(log_sum_exp);
   const torchlayer::Gradients gradients(loss);
   torchlayer::sampled_loss_backward<Softmax>(kBackward, loss, grads, &log_sums, kept, gradients);
   return {gradients.hidden, gradients.rows, gradients.biases, gradients.ids};

@@ -7,9 +7,10 @@ import torch
 from torchlayer import kernels
 from torchlayer.kernels._library import OPS
 
-# (N, T, K, V, D): few samples; many in bfloat16, on Hopper with tensor cores; anything else
+# (N, T, K, V, D): few samples; many in bfloat16, on Hopper with tensor cores, last with four groups; anything else
 SHAPES = [((65, 2, 64, 300, 72), torch.float32), ((130, 1, 200, 300, 256), torch.bfloat16)]
 SHAPES += [((300, 1, 520, 900, 72), torch.bfloat16), ((257, 3, 264, 900, 320), torch.bfloat16)]
+SHAPES += [((4400, 1, 520, 900, 72), torch.bfloat16)]
 SHAPES += [((33, 9, 12, 50, 7), torch.float16), ((70, 1, 300, 400, 65), torch.float64)]
 SHAPES += [((1, 1, 1, 5, 1), torch.float32), ((0, 1, 8, 30, 16), torch.float32)]
 
@@ -25,6 +26,7 @@ def drive(device: torch.device) -> None:
     for n_ids in (1, 300, 6000):
         drive_row_optimizers(torch.randint(50, (n_ids,), device=device, generator=generator))
     drive_samplers(device)
+    drive_writing(device, generator)
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -68,3 +70,15 @@ def drive_samplers(device: torch.device) -> None:
             kernels.uniform_sampler(labels, n_sampled, 50, unique)
             kernels.log_uniform_sampler(labels, n_sampled, 50, unique)
             kernels.fixed_unigram_sampler(labels, n_sampled, 50, unique, unigram=unigram)
+
+
+def drive_writing(device: torch.device, generator: torch.Generator) -> None:
+    """Steps of LSTM cells and draws, of aligned rows and others; equal logits are more than a block has threads."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for n, n_in, n_units in ((1, 64, 40), (3, 33, 17), (9, 300, 8)):
+            shapes = [(n, n_in), (n, n_units), (n, n_units), (4 * n_units, n_in), (4 * n_units, n_units)]
+            kernels.lstm_step(*(torch.randn(s, device=device, generator=generator).to(dtype) for s in shapes), None, None)
+        for v, k in ((5, 5), (3000, 10), (9000, 1024)):
+            noise = torch.empty(2, k, device=device).exponential_(generator=generator)
+            kernels.draw_top_k(torch.randn(2, v, device=device, generator=generator).to(dtype), noise)
+            kernels.draw_top_k(torch.zeros(2, v, device=device, dtype=dtype), noise, 0.7)
