@@ -207,6 +207,7 @@ class TrainStep:
             return None
         finally:
             self._capturing = False
+        here.wait_stream(self._stream)  # there torch has reset the generator's offset, which a replay sets here
         return _Recording(graph, inputs, loss)
 
     @contextmanager

@@ -188,4 +188,5 @@ class TextGenerator:
             self._can_capture = False
             warnings.warn(f"{why}; it runs eagerly (TextGenerator(..., capture=False) is silent)", stacklevel=4)
             return
+        here.wait_stream(self._stream)  # there torch has reset the generator's offset, which a replay sets here
         self._graphs[n_words] = graph, words

@@ -58,6 +58,7 @@ class CapturedAct:
                 f"act cannot be captured: {why}; it must not wait for the device, and draw from the rollout's "
                 "generators= or torch's own; capture=False runs it as it is"
             ) from error
+        here.wait_stream(stream)  # there torch has reset the generators' offsets, which a replay sets here
         for generator, state in draws:
             generator.set_state(state)
         return graph, held, found
