@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from typing import Any, NamedTuple
@@ -219,18 +219,14 @@ def one_by_one(fn: Callable[[np.ndarray, Any], Any], images: np.ndarray) -> Call
     return call
 
 
-_HELD: np.ndarray | None = None  # a process's images
+@cache
+def draw_images(n: int) -> np.ndarray:
+    """The first ``n``, the same in every process."""
+    return np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3)).astype(np.uint8)
 
 
-def hold(images: np.ndarray) -> None:
-    global _HELD
-    _HELD = images
-
-
-def in_process(name: str, n: int) -> int:
-    if _HELD is None:
-        raise RuntimeError("the process has no images")
-    return one_by_one(CASES[name].peer, _HELD[:n])()
+def in_process(name: str, n: int) -> int:  # which draws the images itself: a pipe for them would be slow
+    return one_by_one(CASES[name].peer, draw_images(n))()
 
 
 def cpu_table(names: list[str], images: np.ndarray, seconds: float, has_peer: bool) -> None:
@@ -258,7 +254,7 @@ def gpu_table(names: list[str], images: np.ndarray, seconds: float, has_peer: bo
     print(f"\n| images a second | batch, {torch.cuda.get_device_name()} | skimage, {n_processes} processes | ratio |")
     print("|---" * 4 + "|", flush=True)
     # spawned, since a fork of a process with torch's threads may hang
-    with ProcessPoolExecutor(n_processes, get_context("spawn"), hold, (images[:1000],)) as pool:
+    with ProcessPoolExecutor(n_processes, get_context("spawn")) as pool:
         for name in names:
             ours = rates({"": batch(CASES[name], images, "cuda")}, seconds, device_clock)[""]
             cells = ["", ""]
@@ -277,7 +273,7 @@ def main() -> None:
     on_hand = ["cpu", *["cuda"] * torch.cuda.is_available()]
     parser.add_argument("--devices", nargs="+", choices=on_hand, default=on_hand, help="of which to print the table")
     args = parser.parse_args()
-    images = np.random.default_rng(0).integers(0, 256, (10_000, 32, 32, 3)).astype(np.uint8)
+    images = draw_images(10_000)
     try:
         peer = f"scikit-image {version('scikit-image')}"
     except PackageNotFoundError:
