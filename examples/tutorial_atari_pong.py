@@ -366,7 +366,7 @@ def main() -> None:
     parser.add_argument("--env", choices=("pong", "catch"), default="pong", help="catch needs no emulator")
     parser.add_argument("--sticky", type=float, default=0.0, help="probability that Pong repeats the last action")
     parser.add_argument("--frame-skip", type=int, default=4)
-    parser.add_argument("--n-envs", type=int, help="games side by side; default: 64 on a GPU (tensorlayer 128), else 32")
+    parser.add_argument("--n-envs", type=int, help="games side by side; default: 64 (tensorlayer 128), on a CPU 32")
     parser.add_argument("--n-steps", type=int, default=64, help="of each game, between updates")
     parser.add_argument("--epochs", type=int, default=10**9, help="stop after so many rollouts")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes of training")

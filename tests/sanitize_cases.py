@@ -77,7 +77,8 @@ def drive_writing(device: torch.device, generator: torch.Generator) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         for n, n_in, n_units in ((1, 64, 40), (3, 33, 17), (9, 300, 8)):
             shapes = [(n, n_in), (n, n_units), (n, n_units), (4 * n_units, n_in), (4 * n_units, n_units)]
-            kernels.lstm_step(*(torch.randn(s, device=device, generator=generator).to(dtype) for s in shapes), None, None)
+            numbers = (torch.randn(shape, device=device, generator=generator).to(dtype) for shape in shapes)
+            kernels.lstm_step(*numbers, None, None)
         for v, k in ((5, 5), (3000, 10), (9000, 1024)):
             noise = torch.empty(2, k, device=device).exponential_(generator=generator)
             kernels.draw_top_k(torch.randn(2, v, device=device, generator=generator).to(dtype), noise)
