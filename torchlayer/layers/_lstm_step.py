@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..kernels import _library
-from ..kernels.lstm_step import MOST_ROWS
 from .base import exporting
 from .cells import Cell, LSTMState
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# A cell from 1500 numbers to 1500 units on an H200, us: one sequence 21, cuDNN 29; four 31, 32; eight 48, 33.
+MOST_ROWS = 4
 
 
 def steps_by_kernel(cells: Sequence[Cell], x: Tensor, state: Sequence[Any] | None, lengths: Tensor | None) -> bool:
