@@ -43,8 +43,8 @@ SETTINGS = {
     "fast": Settings(80_000, 0, 200, 5, 0, 5, 0.025, 5, "model_word2vec_fast"),
 }
 LEAST_COUNT = 5  # of a word in the vocabulary of fast
-# Windows computed at once (what fits a cache, what fills a chip), and how many of them a frequent word may follow.
-GROUP, LIMIT = {"cpu": 1024, "cuda": 8192}, {"cpu": 64, "cuda": 32}
+GROUP = {"cpu": 1024, "cuda": 8192}  # windows computed at once: what fits a cache, what fills a chip
+LIMIT = 1.6  # times the rate: of how many of them a frequent word may follow; with twice as many it diverges
 PRINT_FREQ, NEAREST_FREQ = 2000, 10_000  # steps
 
 
@@ -149,7 +149,7 @@ def train_fast(net, count, ids, s, args, show):
     keep = (share**-0.5 + 1 / share).float()  # the probability of keeping a word; above 1 that of rare ones
     draw = tl.kernels.FixedUnigram(often, distortion=0.75)
     pieces = ids.split(2**17 if ids.device.type == "cpu" else 2**21)
-    group, limit = s.batch or GROUP[ids.device.type], LIMIT[ids.device.type]
+    group, limit = s.batch or GROUP[ids.device.type], max(1, min(64, int(LIMIT / s.lr)))
     saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds}
     run, n_pieces = tl.Resumable(args.out / f"{s.stem}.ckpt", model=net, **saved), s.epochs * len(pieces)
     begin = run.position or 0

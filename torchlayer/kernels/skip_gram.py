@@ -43,7 +43,8 @@ def skip_gram_(
     Args:
         lr: a number, or a tensor on the device, so that a captured step can follow a schedule.
         window: the widest radius.
-        group: words whose windows are computed at once. On wiki8, 8192 learn as well as 256.
+        group: words whose windows are computed at once. On the whole of wiki8, 8192 learn as gensim does, and 1024 a
+            little better: 0.311 against 0.301 in SimLex-999.
         limit: windows of a group that a row may follow in full. There, with groups of 8192, ``limit * lr`` of 1.6 was
             stable and 3.2 was not.
 
