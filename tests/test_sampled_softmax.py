@@ -74,14 +74,14 @@ SHAPES = [
     (2, 1, 3, 4, 1500),
     (600, 1, 530, 700, 37),  # several steps of every product
 ]
+WAYS = [(True, True, True), (False, False, True), (True, True, False)]  # bias, remove, subtract
+CASES = [(shape, way) for shape in SHAPES for way in WAYS if shape != SHAPES[-1] or way == WAYS[0]]
 
 
 @both_losses
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(
-    ("bias", "remove", "subtract"), [(True, True, True), (False, False, True), (True, True, False)]
-)
-def test_equals_the_definition_at_every_shape_and_dtype(loss, shape, bias, remove, subtract):
+@pytest.mark.parametrize(("shape", "way"), CASES, ids=str)
+def test_equals_the_definition_at_every_shape_and_dtype(loss, shape, way):
+    bias, remove, subtract = way
     for dtype in DTYPES:
         given = differentiable(inputs(*shape, bias=bias, dtype=dtype))
         exact = differentiable(inputs(*shape, bias=bias, dtype=dtype).to(torch.float64))
