@@ -113,7 +113,7 @@ def register(
         device = _device_of(arguments)
         prepare(device)
         if _has_kernel(overload, device):
-            check_dense(qualified, arguments)  # or it would come back here for ever
+            check_layouts(qualified, arguments)  # or it would come back here for ever
             return overload(*arguments)  # this very call has loaded the library: dispatch it again
         return reference(*arguments)
 
@@ -332,7 +332,7 @@ def is_block(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not tensor.is_nested
 
 
-def check_dense(name: str, arguments: Iterable[Any]) -> None:
+def check_layouts(name: str, arguments: Iterable[Any]) -> None:
     for tensor in tensors(arguments):
         if tensor.layout != torch.strided or tensor.is_quantized:
             kind, cure = ("quantised", "dequantize") if tensor.is_quantized else (str(tensor.layout), "to_dense")

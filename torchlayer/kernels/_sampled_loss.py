@@ -322,7 +322,35 @@ def fake_gradients(hidden: Tensor, labels: Tensor, sampled: Tensor) -> tuple[Ten
     )
 
 
-def parameter_gradient(parameter: Tensor, ids: Tensor, rows: Tensor, sparse: bool) -> Tensor:
+def backward_by(op: Any) -> Callable[..., tuple[Tensor | None, ...]]:
+    """The backward of a loss whose gradients ``op`` computes."""
+
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        weight, bias = saved[:2]
+        gradients = call_backward(op, grad, *saved, ctx.remove_accidental_hits)
+        return *input_gradients(ctx, weight, bias, gradients), *[None] * 7
+
+    return backward
+
+
+def call_backward(op: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """With create_graph the op itself is called, which can say that it has no gradient."""
+    return op(*arguments) if torch.is_grad_enabled() else _library.below_autograd(op, *arguments)
+
+
+def input_gradients(
+    ctx: Any, weight: Tensor, bias: Tensor, gradients: tuple[Tensor, Tensor, Tensor, Tensor]
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Of weight, bias and ``hidden``, from what a backward op returns."""
+    d_hidden, d_rows, d_biases, ids = gradients
+    needs_weight, needs_bias = ctx.needs_input_grad[:2]
+    d_weight = _parameter_gradient(weight, ids, d_rows, ctx.sparse) if needs_weight else None
+    d_bias = _parameter_gradient(bias, ids, d_biases, ctx.sparse) if needs_bias else None
+    return d_weight, d_bias, d_hidden
+
+
+def _parameter_gradient(parameter: Tensor, ids: Tensor, rows: Tensor, sparse: bool) -> Tensor:
     """The gradient of weight or bias from that of the rows of classes ``ids``."""
     if sparse:
         rows = rows if rows.dtype is parameter.dtype else rows.to(parameter.dtype)

@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from . import _library
 from ._sampled_loss import (
     as_columns,
+    call_backward,
     check,
     check_ids,
     check_per_row,
     example,
     fake_gradients,
-    parameter_gradient,
+    input_gradients,
     sum_dtype,
 )
 
@@ -129,10 +130,7 @@ def _parameter_gradients(
         ids, d_rows, d_biases = ids[here], d_rows[here], d_biases[here]
     else:  # no shape may depend on data: zeros are added to a row that gets a gradient anyway, if there is one
         ids = torch.where(ids >= 0, ids, ids.max().clamp(min=0))
-    needs_weight, needs_bias = ctx.needs_input_grad[:2]
-    d_weight = parameter_gradient(weight, ids, d_rows, ctx.sparse) if needs_weight else None
-    d_bias = parameter_gradient(bias, ids, d_biases, ctx.sparse) if needs_bias else None
-    return d_weight, d_bias, d_hidden
+    return input_gradients(ctx, weight, bias, (d_hidden, d_rows, d_biases, ids))
 
 
 # Softmax: the logarithm of the sum of exponentials, and the mean of the true logits -------------------------
@@ -189,7 +187,7 @@ def _softmax_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
     zeros = torch.zeros_like(ctx.saved_tensors[-1])
     given = [zeros if grad is None else grad for grad in grads]
     op = torch.ops.torchlayer.class_parallel_softmax_backward.default
-    gradients = _call_backward(op, *given, *ctx.saved_tensors, ctx.remove_accidental_hits)
+    gradients = call_backward(op, *given, *ctx.saved_tensors, ctx.remove_accidental_hits)
     return *_parameter_gradients(ctx, gradients), *[None] * 6
 
 
@@ -237,13 +235,8 @@ def _nce_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _nce_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     op = torch.ops.torchlayer.class_parallel_nce_backward.default
-    gradients = _call_backward(op, grad, *ctx.saved_tensors, ctx.remove_accidental_hits)
+    gradients = call_backward(op, grad, *ctx.saved_tensors, ctx.remove_accidental_hits)
     return *_parameter_gradients(ctx, gradients), *[None] * 6
-
-
-def _call_backward(op: Any, *arguments: Any) -> Any:
-    # with create_graph the op itself is called, which can say that it has no gradient
-    return op(*arguments) if torch.is_grad_enabled() else _library.below_autograd(op, *arguments)
 
 
 # What the ops are registered with ---------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def _check(logits: Tensor, noise: Tensor, temperature: float) -> None:
 
 
 def _reference(logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
-    _library.check_dense("torchlayer::draw_top_k", (logits, noise))
+    _library.check_layouts("torchlayer::draw_top_k", (logits, noise))
     _check(logits, noise, temperature)
     info = torch.finfo(noise.dtype)
     values, index = logits.to(noise.dtype).sort(dim=1, descending=True, stable=True)

@@ -91,7 +91,7 @@ def _reference(
     bias_hh: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     given = (x, h, c, weight_ih, weight_hh, bias_ih, bias_hh)
-    _library.check_dense("torchlayer::lstm_step", given)
+    _library.check_layouts("torchlayer::lstm_step", given)
     _check(*given)
     dtype = x.dtype
     real = torch.float64 if x.dtype == torch.float64 else torch.float32

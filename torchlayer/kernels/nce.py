@@ -13,12 +13,12 @@ from . import _library
 from ._sampled_loss import (
     REDUCTIONS,
     Logits,
+    backward_by,
     check_per_row,
     example,
     fake_gradients,
     kept_bytes,
     nothing_kept,
-    parameter_gradient,
     prepare,
     sum_dtype,
 )
@@ -149,21 +149,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(*inputs[:-3], kept)
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    weight, bias = saved[:2]
-    arguments = (grad, *saved, ctx.remove_accidental_hits)
-    # with create_graph the op itself is called, which can say that it has no gradient
-    gradients = (
-        _backward_op(*arguments) if torch.is_grad_enabled() else _library.below_autograd(_backward_op, *arguments)
-    )
-    d_hidden, d_rows, d_biases, ids = gradients
-    needs_weight, needs_bias = ctx.needs_input_grad[:2]
-    d_weight = parameter_gradient(weight, ids, d_rows, ctx.sparse) if needs_weight else None
-    d_bias = parameter_gradient(bias, ids, d_biases, ctx.sparse) if needs_bias else None
-    return d_weight, d_bias, d_hidden, None, None, None, None, None, None, None
-
-
+_backward_op = _library.define(
+    "nce_loss_backward(Tensor grad, Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
+    "Tensor? true_expected_count, Tensor? sampled_expected_count, Tensor kept, "
+    "bool remove_accidental_hits) -> (Tensor, Tensor, Tensor, Tensor)",
+    _reference_backward,
+    _fake_backward,
+    _example_backward,
+)
+_backward = backward_by(_backward_op)
 _op = _library.define(
     "nce_loss(Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
     "Tensor? true_expected_count, Tensor? sampled_expected_count, bool remove_accidental_hits, bool sparse, "
@@ -173,13 +167,5 @@ _op = _library.define(
     _example,
     _backward,
     _setup_context,
-)
-_backward_op = _library.define(
-    "nce_loss_backward(Tensor grad, Tensor weight, Tensor? bias, Tensor hidden, Tensor labels, Tensor sampled, "
-    "Tensor? true_expected_count, Tensor? sampled_expected_count, Tensor kept, "
-    "bool remove_accidental_hits) -> (Tensor, Tensor, Tensor, Tensor)",
-    _reference_backward,
-    _fake_backward,
-    _example_backward,
 )
 _call = _library.function(_op, _setup_context, _backward, lambda outputs: outputs[0])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _library, _rows
+from ._sampled_loss import check_dense
 
 
 def skip_gram_(
@@ -97,11 +98,7 @@ def _check(
     """Refuse what shows without reading a value."""
     tensors = {"embeddings": embeddings, "weights": weights, "words": words, "radius": radius, "negatives": negatives}
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"skip_gram_ needs {name} as a tensor, got {type(tensor).__name__}")
-        if not _library.is_block(tensor):
-            kind = "nested" if tensor.is_nested else str(tensor.layout)
-            raise TypeError(f"skip_gram_ needs {name} as a dense tensor, got a {kind} one")
+        check_dense("skip_gram_", name, tensor)
         if tensor.device != embeddings.device:
             raise ValueError(
                 f"skip_gram_ needs {name} on {embeddings.device}, where embeddings is, got {tensor.device}"
