@@ -73,8 +73,8 @@ inline int error_width(const SampledLoss& loss, int64_t n_rows) {
 }
 
 // Whether four groups multiply: where the stages hold a whole tile, so that errors are what takes the time. NCE's are
-// more arithmetic, which more warps hide: the benchmark d1k takes 276 us with four groups, and 297 with two. For the
-// softmax it takes 300 us and 289, perhaps since four groups read the left factor twice.
+// more arithmetic, which more warps hide: the benchmark d1k takes some 12 us less with four groups, of 288. For the
+// softmax it takes 20 us more, perhaps since four groups read the left factor twice.
 template <typename Loss>
 bool four_groups(const SampledLoss& loss, int64_t n_rows) {
   return !Loss::kNormalised && divide_up(loss.n_features, kDepth) <= kStages && error_width(loss, n_rows) == kColumns;
