@@ -273,7 +273,7 @@ class Score:
 
 
 def train(model: Fast | Page, args: argparse.Namespace, path: Path) -> Score:
-    """Until the updates, the minutes or your patience are over; each of these ends leaves a checkpoint."""
+    """Until the goal is reached, or updates, minutes or your patience are over; each end leaves a checkpoint."""
     score = Score()
     saved = {"resume": args.resume, "every_seconds": args.checkpoint_seconds, "extra": vars(score)}
     run = tl.Resumable(path, generators=model.generators, **model.parts, **saved)
@@ -297,7 +297,7 @@ def train(model: Fast | Page, args: argparse.Namespace, path: Path) -> Score:
                 speed = f"{n_frames / (now - begun):,.0f} frames/s{more}"
                 tqdm.write(f"{played} of the last {len(score.last)} {score.mean:.2f}, {speed}")
                 told = now
-            if now - started > 60 * args.minutes:
+            if now - started > 60 * args.minutes or (len(score.last) == 100 and score.mean >= args.until):
                 break
             run.tick(score.n_updates)
         run.save(score.n_updates)
@@ -370,6 +370,7 @@ def main() -> None:
     parser.add_argument("--n-steps", type=int, default=64, help="of each game, between updates")
     parser.add_argument("--epochs", type=int, default=10**9, help="stop after so many rollouts")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes of training")
+    parser.add_argument("--until", type=float, default=math.inf, help="stop at this mean return of 100 episodes")
     parser.add_argument("--batch-size", type=int, help="steps, default a quarter of a rollout; tensorlayer: 10 games")
     parser.add_argument("--lr", type=float, help="default: 5e-4 in the beginning (fast), 1e-4 (tensorlayer)")
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="tf32", help="of products on a GPU")
