@@ -28,6 +28,7 @@ from torchlayer.files.atomic import atomic_write
 from torchlayer.rein import Catch, Episodes, FrameStack, Rollout, RunningNorm, Steps
 
 GAMMA = 0.99
+ENTROPY, LOWEST, HIGHEST = 0.01, 1e-5, 2e-3  # the latter of the rate
 Policy = Callable[[Tensor], tuple[Tensor, Tensor]]  # observations -> logits (n, 3), values (n,)
 
 # The games -----------------------------------------------------------------------
@@ -96,16 +97,16 @@ def rollout(args: argparse.Namespace, policy: Policy, generator: torch.Generator
 class Agent(nn.Module):
     """Mnih et al. 2016's network (arXiv:1602.01783), with normalised inputs and values as in rl_games."""
 
-    def __init__(self, shape: tuple[int, ...]):
+    def __init__(self, shape: tuple[int, ...], width: int = 1):
         super().__init__()
         self.inputs, self.values = RunningNorm(shape), RunningNorm(())
         relu = {"act": torch.relu, "W_init": nn.init.orthogonal_, "W_init_args": {"gain": math.sqrt(2)}}
         (size1, stride1), (size2, stride2) = ((8, 4), (4, 2)) if shape[0] > 40 else ((4, 2), (3, 2))
         net = tl.layers.InputLayer((None, *shape), name="frames")
-        net = tl.layers.Conv2d(net, 16, size1, stride1, padding="VALID", name="conv1", **relu)
-        net = tl.layers.Conv2d(net, 32, size2, stride2, padding="VALID", name="conv2", **relu)
+        net = tl.layers.Conv2d(net, 16 * width, size1, stride1, padding="VALID", name="conv1", **relu)
+        net = tl.layers.Conv2d(net, 32 * width, size2, stride2, padding="VALID", name="conv2", **relu)
         net = tl.layers.FlattenLayer(net, name="flatten")
-        net = tl.layers.DenseLayer(net, 256, name="hidden", **relu)
+        net = tl.layers.DenseLayer(net, 256 * width, name="hidden", **relu)
         actor = tl.layers.DenseLayer(net, 3, W_init=nn.init.orthogonal_, W_init_args={"gain": 0.01}, name="actor")
         critic = tl.layers.DenseLayer(net, 1, W_init=nn.init.orthogonal_, name="critic")
         self.network = tl.network.join(actor, critic)
@@ -128,6 +129,7 @@ class Loss(nn.Module):
         super().__init__()
         self.agent, self.observations = agent, observations.flatten(0, 1)
         self.kl = torch.zeros((), device=observations.device)  # summed over batches
+        self.spread = torch.full((), ENTROPY, device=observations.device)  # what an action's entropy is worth
 
     def forward(self, rows: Tensor, choice: Tensor, old: Tensor, gain: Tensor, goal: Tensor, was: Tensor, mask: Tensor):
         logits, values = self.agent(self.observations.index_select(0, rows))
@@ -138,14 +140,14 @@ class Loss(nn.Module):
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         with torch.no_grad():
             self.kl += (((new - old).exp() - 1 - (new - old)) * mask).mean()  # joschu.net/blog/kl-approx.html
-        return actor + critic - 0.01 * (entropy * mask).mean()
+        return actor + critic - self.spread * (entropy * mask).mean()
 
 
 class Fast:
     """PPO: play, then four passes over what was played. The rate follows how far each update moved the policy."""
 
     def __init__(self, args: argparse.Namespace):
-        self.agent = Agent((20, 20, 2) if args.env == "catch" else (80, 80, 2)).to(args.device)
+        self.agent = Agent((20, 20, 2) if args.env == "catch" else (80, 80, 2), args.width).to(args.device)
         self.policy = self.agent.policy
         self.optimizer = torch.optim.Adam(self.agent.parameters(), lr=args.lr or 5e-4, eps=1e-5)
         seeds = {"draws": args.seed, "order": args.seed + 1}
@@ -159,7 +161,7 @@ class Fast:
         self.batch_size = args.batch_size or len(self.loss.observations) // 4
         self.parts = {"model": self.agent, "optimizer": self.optimizer, "rollout": self.rollout}
 
-    def advance(self) -> tuple[Steps, str]:
+    def advance(self, left: float) -> tuple[Steps, str]:
         steps = self.rollout.collect()
         values, valid, ends = steps.extras["values"], steps.valid, (steps.terminated, steps.truncated)
         assert steps.next_values is not None
@@ -173,10 +175,12 @@ class Fast:
         n_used = n_rows // self.batch_size * self.batch_size
         rows = torch.cat([torch.randperm(n_rows, generator=order, device=order.device)[:n_used] for _ in range(4)])
         self.loss.kl.zero_()
+        self.loss.spread.fill_(ENTROPY * left)
         losses = self.train.sweep((rows, *(column[rows] for column in columns)), batch_size=self.batch_size)
         kl, group = float(self.loss.kl) / len(losses), self.optimizer.param_groups[0]
         if not 0.005 < kl < 0.02:  # rl_games' rule
-            group["lr"] = min(max(group["lr"] * (1 / 1.5 if kl > 0.02 else 1.5), 1e-5), 2e-3)
+            group["lr"] *= 1 / 1.5 if kl > 0.02 else 1.5
+        group["lr"] = min(max(group["lr"], LOWEST), max(LOWEST, HIGHEST * left**2))
         return steps, f", KL {kl:.4f}, rate {group['lr']:.1e}"
 
 
@@ -204,7 +208,7 @@ class Page:
         logits = self.net(difference(bitmaps).float())
         return logits, torch.zeros_like(logits[:, 0])  # the page has no idea of a value
 
-    def advance(self) -> tuple[Steps, str]:
+    def advance(self, left: float) -> tuple[Steps, str]:
         steps = self.rollout.collect()
         frames = difference(steps.observations.flatten(0, 1)).unflatten(0, steps.actions.shape)
         self.episodes.add(steps, frames, steps.extras["choice"], steps.rewards)
@@ -284,7 +288,8 @@ def train(model: Fast | Page, args: argparse.Namespace, path: Path) -> Score:
     with run, bar:
         while score.n_updates < args.epochs:
             begun, before = time.perf_counter(), score.n_steps
-            steps, more = model.advance()
+            left = max(0.0, 1 - score.seconds / (60 * args.anneal))
+            steps, more = model.advance(left)
             now = time.perf_counter()
             score.add(steps, now - begun)
             n_frames = (score.n_steps - before) * args.frame_skip
@@ -371,6 +376,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10**9, help="stop after so many rollouts")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes of training")
     parser.add_argument("--until", type=float, default=math.inf, help="stop at this mean return of 100 episodes")
+    parser.add_argument("--anneal", type=float, default=math.inf, help="fast: minutes until rate and entropy are 0")
+    parser.add_argument("--width", type=int, default=1, help="fast: times as many channels and units")
     parser.add_argument("--batch-size", type=int, help="steps, default a quarter of a rollout; tensorlayer: 10 games")
     parser.add_argument("--lr", type=float, help="default: 5e-4 in the beginning (fast), 1e-4 (tensorlayer)")
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="tf32", help="of products on a GPU")
