@@ -76,22 +76,6 @@ __device__ inline void arrive_named(int name, int n_threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(name), "r"(n_threads) : "memory");
 }
 
-// Whether one of so many threads says yes; all of them wait for the answer.
-__device__ inline bool any_of(int name, int n_threads, bool mine) {
-  int answer;
-  asm volatile(
-      "{\n"
-      ".reg .pred mine, any;\n"
-      "setp.ne.b32 mine, %1, 0;\n"
-      "barrier.cta.red.or.aligned.pred any, %2, %3, mine;\n"
-      "selp.b32 %0, 1, 0, any;\n"
-      "}"
-      : "=r"(answer)
-      : "r"(static_cast<int>(mine)), "r"(name), "r"(n_threads)
-      : "memory");
-  return answer != 0;
-}
-
 // --- Clusters: blocks that run side by side and reach into each other's shared memory.
 
 __device__ inline uint32_t block_in_cluster() {

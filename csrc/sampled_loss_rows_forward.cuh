@@ -289,6 +289,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
   if (kept) {
+    __syncwarp();  // past the end of a row, lanes have read its last logit, which another one replaces
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int j = of_row + i * kLanes;

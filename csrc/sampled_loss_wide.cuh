@@ -72,38 +72,6 @@ inline int error_width(const SampledLoss& loss, int64_t n_rows) {
   return narrow ? kColumns / 2 : kColumns;
 }
 
-// Whether four groups multiply: where the stages hold a whole tile, so that errors are what takes the time. NCE's are
-// more arithmetic, which more warps hide: the benchmark d1k takes some 12 us less with four groups, of 288. For the
-// softmax it takes 20 us more, perhaps since four groups read the left factor twice.
-template <typename Loss>
-bool four_groups(const SampledLoss& loss, int64_t n_rows) {
-  return !Loss::kNormalised && divide_up(loss.n_features, kDepth) <= kStages && error_width(loss, n_rows) == kColumns;
-}
-
-using FindErrors = void (*)(CUtensorMap, CUtensorMap, CUtensorMap, Errors);
-
-template <typename Loss>
-FindErrors errors_kernel(const SampledLoss& loss, int64_t n_rows) {
-  if constexpr (!Loss::kNormalised) {
-    if (four_groups<Loss>(loss, n_rows)) {
-      return find_errors<Loss, kColumns, kFour>;
-    }
-  }
-  const bool narrow = error_width(loss, n_rows) < kColumns;
-  return narrow ? find_errors<Loss, kColumns / 2, kTwo> : find_errors<Loss, kColumns, kTwo>;
-}
-
-// Of how many samples a sum of errors is that find_errors leaves, and how many there are of each row.
-struct Sums {
-  int width, n_tiles;
-};
-
-template <typename Loss>
-Sums sums(const SampledLoss& loss, int64_t n_rows) {
-  const int tile = error_width(loss, n_rows), width = four_groups<Loss>(loss, n_rows) ? tile / 2 : tile;
-  return {width, divide_up(loss.n_sampled, tile) * (tile / width)};
-}
-
 // Errors of n rows from `first` on into `errors` (n_kept_rows, pitch), and sums of theirs if they are wanted.
 template <typename Loss>
 void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, int64_t first, int64_t n,
@@ -112,16 +80,15 @@ void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, in
   const auto* hidden = static_cast<const __nv_bfloat16*>(loss.hidden.const_data_ptr()) + first * loss.n_features;
   const int64_t d = loss.n_features;
   const int width = error_width(loss, n);
-  const Errors given{kept.offsets, kept.ids, references, kept.labels + first * loss.n_true, sums, exponents,
-                     static_cast<int>(n), loss.remove_accidental_hits ? static_cast<int>(loss.n_true) : 0,
-                     static_cast<int>(n_kept_rows), divide_up(n, kPairRows), divide_up(loss.n_sampled, width),
-                     divide_up(d, kDepth)};
+  const Errors given{kept.offsets, kept.ids, references, kept.labels + first * loss.n_true,
+                     loss.remove_accidental_hits ? kept.hits + first : nullptr, sums, exponents,
+                     static_cast<int>(n), static_cast<int>(loss.n_true), static_cast<int>(n_kept_rows),
+                     divide_up(n, kPairRows), divide_up(loss.n_sampled, width), divide_up(d, kDepth)};
   const int n_clusters = std::min(n_pairs_of_multiprocessors(loss), given.n_pairs * given.n_tiles);
-  const int n_threads = four_groups<Loss>(loss, n) ? kManyThreads : kThreads;
-  launch_as(overlap(loss, kept), op, loss.hidden, errors_kernel<Loss>(loss, n), dim3(2 * n_clusters), dim3(n_threads),
-            sizeof(Shared), matrix(op, hidden, n, d, d, kRows),
-            matrix(op, kept.samples, loss.n_sampled, d, d, width / 2),
-            matrix(op, errors, n_kept_rows, loss.n_sampled, kept.pitch, kBox), given);
+  const auto kernel = width < kColumns ? find_errors<Loss, kColumns / 2> : find_errors<Loss, kColumns>;
+  launch_as(overlap(loss, kept), op, loss.hidden, kernel, dim3(2 * n_clusters), dim3(kThreads), sizeof(Shared),
+            matrix(op, hidden, n, d, d, kRows), matrix(op, kept.samples, loss.n_sampled, d, d, width / 2),
+            matrix(op, errors, n_kept_rows, loss.n_sampled, kept.pitch, kOutRows), given);
 }
 
 // As sampled_loss_forward. `buffer` may be too small for anything to be kept.
@@ -136,14 +103,16 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
     kept.lay_out(loss, own.mutable_data_ptr(), needed);
   }
   const Given<torch::headeronly::BFloat16> given(loss, reporter);
-  const auto [width, n_tiles] = sums<Loss>(loss, loss.n_rows);
+  const int width = error_width(loss, loss.n_rows), n_tiles = divide_up(loss.n_sampled, width);
   const int n_columns = divide_up(loss.n_sampled, kColumns) * kColumns;
+  const int n_hit_blocks = loss.remove_accidental_hits ? divide_up(loss.n_rows, kHitRows) : 0;
   const bool early = overlap(loss, kept);
   by_row_length(loss, [&](auto n) {
     constexpr int kRowsAWarp = decltype(n)::value;
     const int n_row_warps = divide_up(loss.n_rows, kRowsAWarp);
-    launch_as(early, op, loss.hidden, prepare<kRowsAWarp>, dim3(divide_up(n_columns + n_row_warps, kWarps) + 1),
-              dim3(32 * kWarps), 0, given, kept, n_columns, n_row_warps);
+    launch_as(early, op, loss.hidden, prepare<kRowsAWarp>,
+              dim3(n_hit_blocks + divide_up(n_columns + n_row_warps, kWarps) + 1), dim3(32 * kWarps), 0, given, kept,
+              n_hit_blocks, n_columns, n_row_warps);
   });
   const Tensor scratch = torch::stable::new_empty(losses, {(Loss::kNormalised ? 2 : 1) * n_tiles, loss.n_rows});
   float* sum = scratch.mutable_data_ptr<float>();
@@ -259,8 +228,8 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
     launch_as(early, op, loss.hidden, multiply_errors, dim3(2 * products.schedule.n_clusters), dim3(kThreads),
               sizeof(Shared), matrix(op, errors, n, k, kept.pitch, kRows),
               matrix(op, errors, n, k, kept.pitch, kBox), matrix(op, kept.samples, k, d, d, kBox),
-              matrix(op, scaled_rows, n, d, d, kBox), matrix(op, d_hidden, n, d, d, kBox),
-              matrix(op, rows, k, d, d, kBox), products);
+              matrix(op, scaled_rows, n, d, d, kBox), matrix(op, d_hidden, n, d, d, kOutRows),
+              matrix(op, rows, k, d, d, kOutRows), products);
     first += n;
   }
   if (!at_once) {

@@ -123,7 +123,7 @@ struct TwoScales {
 
 // Two rows of a tile of d hidden: scaled, with the labels' part. They go out as sixteen bits.
 __device__ inline void store_hidden(Shared& shared, const Products& given, const CUtensorMap* matrix,
-                                    float (&sum)[128], const TwoScales& two, int first, int column, int group) {
+                                    float (&sum)[128], const TwoScales& two, int first, int column, int warp) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int x = 0; x < 128; ++x) {
@@ -160,24 +160,24 @@ __device__ inline void store_hidden(Shared& shared, const Products& given, const
       }
     }
   }
-  store_tile<kColumns, 2>(shared.out + 2 * group, matrix, column, first + group * 64, group, [&](int n) {
+  store_tile<kColumns>(shared.out + kOut * warp, matrix, column, first + warp * kOutRows, [&](int n) {
     return make_uint2(pack(sum[4 * n], sum[4 * n + 1]), pack(sum[4 * n + 2], sum[4 * n + 3]));
   });
 }
 
 // A tile of the gradient of the samples' rows, of one part of the sum over rows.
 __device__ inline void store_sums(Shared& shared, const Products& given, const CUtensorMap* matrix,
-                                  float (&sum)[128], int first, int column, int part, int group) {
+                                  float (&sum)[128], int first, int column, int part, int warp) {
   if (given.sums == nullptr) {
-    store_tile<kColumns, 2>(shared.out + 2 * group, matrix, column, first + group * 64, group, [&](int n) {
+    store_tile<kColumns>(shared.out + kOut * warp, matrix, column, first + warp * kOutRows, [&](int n) {
       return make_uint2(pack(sum[4 * n], sum[4 * n + 1]), pack(sum[4 * n + 2], sum[4 * n + 3]));
     });
     return;
   }
-  const int thread = threadIdx.x % kGroup, lane = thread % 32, f = column + 2 * (lane % 4);
+  const int lane = threadIdx.x % 32, f = column + 2 * (lane % 4);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int j = first + group * 64 + thread / 32 * 16 + lane / 4 + 8 * half;
+    const int j = first + warp * kOutRows + lane / 4 + 8 * half;
     if (j < given.n_sampled) {
       float* to = given.sums + (static_cast<int64_t>(part) * given.n_sampled + j) * given.n_features;
 #pragma unroll
@@ -194,14 +194,14 @@ __device__ inline void store_sums(Shared& shared, const Products& given, const C
 
 // A tile of the gradient of the samples' biases, from products with the rows' scales, whose parts lie in neighbouring
 // columns.
-__device__ inline void store_biases(const Products& given, const float (&scales)[4], int first, int part, int group) {
-  const int thread = threadIdx.x % kGroup, lane = thread % 32;
+__device__ inline void store_biases(const Products& given, const float (&scales)[4], int first, int part, int warp) {
+  const int lane = threadIdx.x % 32;
   float* to = given.biases + static_cast<int64_t>(part) * given.n_sampled;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float last = __shfl_down_sync(0xffffffffu, scales[2 * half], 1);
     const float sum = scales[2 * half] + scales[2 * half + 1] + last;
-    const int j = first + group * 64 + thread / 32 * 16 + lane / 4 + 8 * half;
+    const int j = first + warp * kOutRows + lane / 4 + 8 * half;
     if (lane % 4 == 0 && j < given.n_sampled) {
       to[j] = given.adds ? to[j] + sum : sum;
     }
@@ -258,7 +258,7 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     }
   } else {
     hopper::take_registers<224>();
-    const int group = role - 1;
+    const int group = role - 1, warp = static_cast<int>(threadIdx.x - kGroup) / 32;  // of those that multiply
     for_hidden([&](int row, int column) {
       const int thread = threadIdx.x % kGroup, f = column + thread % 2 * 128;  // half a row of weight each, before long
       const int64_t i = min(row + group * 64 + thread / 2, given.n_rows - 1);
@@ -273,7 +273,7 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
           hopper::prefetch(weight + min(64, given.n_features - f - 1));
         }
       });
-      store_hidden(shared, given, &d_hidden, sum, two, row, column, group);
+      store_hidden(shared, given, &d_hidden, sum, two, row, column, warp);
     });
     for_sums([&](int sample, int column, int part, int n) {
       float sum[128];
@@ -282,13 +282,13 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
         float scales[4];
         clear(scales);
         multiply_steps<Along::kOther, Along::kOther, true>(sum, scales, shared, at, group, n, [](int) {});
-        store_biases(given, scales, sample, part, group);
+        store_biases(given, scales, sample, part, warp);
       } else {
         multiply_steps<Along::kOther, Along::kOther>(sum, shared, at, group, n, [](int) {});
       }
-      store_sums(shared, given, &d_samples, sum, sample, column, part, group);
+      store_sums(shared, given, &d_samples, sum, sample, column, part, warp);
     });
-    if (threadIdx.x % kGroup == 0) {
+    if (threadIdx.x % 32 == 0) {
       hopper::wait_stores();
     }
   }

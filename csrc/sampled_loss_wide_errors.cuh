@@ -6,7 +6,7 @@
 // two, and `finish_losses` brings the row's tiles to a common one. NCE needs no sum: its errors are kept as they are.
 #pragma once
 
-#include "sampled_loss_wide_kept.cuh"
+#include "sampled_loss_wide_hits.cuh"
 #include "sampled_loss_wide_products.cuh"
 
 #include <cmath>
@@ -35,9 +35,10 @@ struct Errors {
   const int32_t* ids;
   const float* references;  // (n_rows,), natural logarithms
   const int32_t* labels;    // (n_rows, T)
+  const int32_t* hits;      // (n_rows,), or null: nothing is a hit
   float* sums;              // (n_tiles, n_rows), or null where the references are the logarithms of the sums
   float* exponents;         // the same, of the powers of two that the tiles were divided by
-  int n_rows, n_true, n_kept_rows, n_pairs, n_tiles, n_steps;  // n_true 0: nothing is a hit
+  int n_rows, n_true, n_kept_rows, n_pairs, n_tiles, n_steps;
 };
 
 #ifdef TORCHLAYER_HOPPER
@@ -46,42 +47,21 @@ struct Errors {
 template <typename Loss>
 struct TwoRows {
   int row, rows[2];  // the first; both, moved into range
-  int label[2] = {-1, -1};  // if there is one; no sample is -1
+  int hit[2] = {kNoHit, kNoHit};
   float reference[2] = {0, 0};
 
   __device__ TwoRows(const Errors& given, int first) {
-    row = first + threadIdx.x % kGroup / 32 * 16 + threadIdx.x % 32 / 4;
+    row = first + threadIdx.x % 32 / 4;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       rows[half] = min(row + 8 * half, given.n_rows - 1);
-      if (given.n_true == 1) {
-        label[half] = given.labels[rows[half]];
+      if (given.hits != nullptr) {
+        hit[half] = given.hits[rows[half]];
       }
       if constexpr (Loss::kNormalised) {
         reference[half] = given.references[rows[half]];
       }
     }
-  }
-};
-
-// The samples of a tile's columns: a lane has four of every 128, and eight lanes need each of them.
-template <int kWidth>
-struct TileIds {
-  int4 of_lane[kWidth / 128];
-
-  __device__ void fetch(const Errors& given, int column) {
-#pragma unroll
-    for (int part = 0; part < kWidth / 128; ++part) {
-      of_lane[part] = reinterpret_cast<const int4*>(given.ids + column)[part * 32 + threadIdx.x % 32];
-    }
-  }
-
-  __device__ int2 get(int n) const {  // of columns 8 n + 2 (lane % 4) and the next
-    const int lane = threadIdx.x % 32, from = n % 16 * 2 + lane % 4 / 2;
-    const int4& four = of_lane[n / 16];
-    const int2 even = {__shfl_sync(0xffffffffu, four.x, from), __shfl_sync(0xffffffffu, four.y, from)};
-    const int2 odd = {__shfl_sync(0xffffffffu, four.z, from), __shfl_sync(0xffffffffu, four.w, from)};
-    return lane % 2 == 0 ? even : odd;
   }
 };
 
@@ -100,34 +80,59 @@ __device__ inline float error_of(Nce, float y, float& sum, float& product) {
   return y >= 0 ? r : e * r;
 }
 
-// Logits of samples that are labels of their row become -inf, here where a row has several labels.
-template <int kWidth>
-__device__ void remove_hits(float (&z)[kWidth / 2], const Errors& given, const TileIds<kWidth>& ids,
-                            const int (&rows)[2]) {
+// Logits of samples that are labels of their row become -inf. Most warps have few in a tile, and look only at the parts
+// of its columns that hold one; rows with several, whose ids are compared, are rare.
+template <int kWidth, typename Loss>
+__device__ void remove_hits(float (&z)[kWidth / 2], const Errors& given, const TwoRows<Loss>& two, int column) {
+  constexpr unsigned kAll = 0xffffffffu;
+  constexpr int kPart = 32;  // columns
+  const int own = 2 * (threadIdx.x % 4);  // a lane's first column of every eight
+  unsigned parts = 0;
+  int at[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    at[half] = two.hit[half] - column;
+    parts |= at[half] >= 0 && at[half] < kWidth ? 1u << at[half] / kPart : 0;
+    at[half] -= own;
+  }
+  parts = __reduce_or_sync(kAll, parts);
+#pragma unroll
+  for (int part = 0; part < kWidth / kPart; ++part) {
+    if (parts >> part & 1) {
+#pragma unroll
+      for (int n = part * kPart / 8; n < (part + 1) * kPart / 8; ++n) {
+#pragma unroll
+        for (int x = 0; x < 4; ++x) {
+          z[4 * n + x] = at[x / 2] == 8 * n + x % 2 ? -INFINITY : z[4 * n + x];
+        }
+      }
+    }
+  }
+  if (__any_sync(kAll, two.hit[0] == kManyHits || two.hit[1] == kManyHits)) {
 #pragma unroll 1
-  for (int t = 0; t < given.n_true; ++t) {
-    const int label[2] = {given.labels[static_cast<int64_t>(rows[0]) * given.n_true + t],
-                          given.labels[static_cast<int64_t>(rows[1]) * given.n_true + t]};
+    for (int t = 0; t < given.n_true; ++t) {
+      const int label[2] = {given.labels[static_cast<int64_t>(two.rows[0]) * given.n_true + t],
+                            given.labels[static_cast<int64_t>(two.rows[1]) * given.n_true + t]};
 #pragma unroll
-    for (int n = 0; n < kWidth / 8; ++n) {
-      const int2 id = ids.get(n);
+      for (int n = 0; n < kWidth / 8; ++n) {
+        const int2 id = *reinterpret_cast<const int2*>(given.ids + column + own + 8 * n);
 #pragma unroll
-      for (int x = 0; x < 4; ++x) {
-        z[4 * n + x] = (x % 2 == 0 ? id.x : id.y) == label[x / 2] ? -INFINITY : z[4 * n + x];
+        for (int x = 0; x < 4; ++x) {
+          z[4 * n + x] = (x % 2 == 0 ? id.x : id.y) == label[x / 2] ? -INFINITY : z[4 * n + x];
+        }
       }
     }
   }
 }
 
-// A group's errors of 64 rows from `first` on and kWidth samples from `column` on, from their products with hidden in
-// z: stored, if the rows are kept, and summed. `offsets` are the tile's, in shared memory.
-template <typename Loss, int kWidth, int kOut>
-__device__ void find_tile(float (&z)[kWidth / 2], char (*out)[kBoxBytes], const CUtensorMap* kept,
-                          const Errors& given, const TwoRows<Loss>& two, const TileIds<kWidth>& ids,
-                          const float* offsets, int column, int first, int group) {
-  const int thread = threadIdx.x % kGroup, lane = thread % 32;
-  if (given.n_true > 1) {
-    remove_hits<kWidth>(z, given, ids, two.rows);
+// A warp's errors of 16 rows from `first` on and kWidth samples from `column` on, from their products with hidden in z:
+// stored, if the rows are kept, and summed. `offsets` are the tile's, in shared memory.
+template <typename Loss, int kWidth>
+__device__ void find_tile(float (&z)[kWidth / 2], char (*out)[kOutBytes], const CUtensorMap* kept,
+                          const Errors& given, const TwoRows<Loss>& two, const float* offsets, int column, int first) {
+  const int lane = threadIdx.x % 32;
+  if (given.hits != nullptr) {
+    remove_hits<kWidth>(z, given, two, column);
   }
   const bool stores = first < given.n_kept_rows;
   float shift[2], exponent[2] = {0, 0}, sum[2], product[2];
@@ -138,12 +143,10 @@ __device__ void find_tile(float (&z)[kWidth / 2], char (*out)[kBoxBytes], const 
   const float2* of_thread = reinterpret_cast<const float2*>(offsets) + lane % 4;
   const auto find = [&](int n) {  // the errors of columns 8 n + 2 (lane % 4) and the next, in both rows
     const float2 offset = of_thread[4 * n];
-    const int2 id = ids.get(n);
     float error[4];
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
-      float y = fmaf(z[4 * n + x], kLog2E, (x % 2 == 0 ? offset.x : offset.y) + shift[x / 2]);
-      y = (x % 2 == 0 ? id.x : id.y) == two.label[x / 2] ? -INFINITY : y;
+      const float y = fmaf(z[4 * n + x], kLog2E, (x % 2 == 0 ? offset.x : offset.y) + shift[x / 2]);
       error[x] = error_of(Loss{}, y, sum[x / 2], product[x / 2]);
     }
     return make_uint2(pack(error[0], error[1]), pack(error[2], error[3]));
@@ -156,7 +159,7 @@ __device__ void find_tile(float (&z)[kWidth / 2], char (*out)[kBoxBytes], const 
       product[half] = 1;
     }
     if (stores) {
-      store_tile<kWidth, kOut>(out, kept, column, first, group, find);
+      store_tile<kWidth>(out, kept, column, first, find);
     } else {
 #pragma unroll
       for (int n = 0; n < kWidth / 8; ++n) {
@@ -175,7 +178,7 @@ __device__ void find_tile(float (&z)[kWidth / 2], char (*out)[kBoxBytes], const 
     if (again || !Loss::kNormalised) {
       break;
     }
-    again = hopper::any_of(kAnyOf0 + group, kGroup, !(sum[0] < kTooLarge && sum[1] < kTooLarge));
+    again = __any_sync(0xffffffffu, !(sum[0] < kTooLarge && sum[1] < kTooLarge));
     if (again) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -183,18 +186,15 @@ __device__ void find_tile(float (&z)[kWidth / 2], char (*out)[kBoxBytes], const 
 #pragma unroll
         for (int n = 0; n < kWidth / 8; ++n) {
           const float2 offset = of_thread[4 * n];
-          const int2 id = ids.get(n);
-          const float low = fmaf(z[4 * n + 2 * half], kLog2E, offset.x);
-          const float high = fmaf(z[4 * n + 2 * half + 1], kLog2E, offset.y);
-          largest = id.x == two.label[half] ? largest : fmaxf(largest, low);
-          largest = id.y == two.label[half] ? largest : fmaxf(largest, high);
+          largest = fmaxf(largest, fmaf(z[4 * n + 2 * half], kLog2E, offset.x));
+          largest = fmaxf(largest, fmaf(z[4 * n + 2 * half + 1], kLog2E, offset.y));
         }
         largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
         largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2)) + shift[half];
         exponent[half] = largest > 64 && isfinite(largest) ? ceilf(largest - 64) : 0;
         shift[half] -= exponent[half];
       }
-      if (stores && thread == 0) {
+      if (stores && lane == 0) {
         hopper::wait_stores();  // or they might come after those that replace them
       }
     }

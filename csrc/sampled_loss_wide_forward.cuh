@@ -62,13 +62,19 @@ __device__ void multiply_rows(float (&product)[kN], const __nv_bfloat16* const (
   }
 }
 
-// A warp takes a sample, and copies its row, or takes some rows, and finds their labels' logits. The last block looks
-// for sampled ids that name no class. Must move: the samples' rows in and out, hidden and the labels' rows.
+// A warp takes some rows, and finds their labels' logits, or takes a sample, and copies its row. Before them come
+// blocks that look for hits, and the last one looks for sampled ids that name no class. Must move: the samples' rows in
+// and out, hidden and the labels' rows.
 template <int kRowsAWarp>
 __global__ void __launch_bounds__(32 * kWarps, 5)
     prepare(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
-            int n_columns, int64_t n_row_warps) {
+            int n_hit_blocks, int n_columns, int64_t n_row_warps) {
   wait_for_earlier_kernels();
+  if (blockIdx.x < n_hit_blocks) {
+    __shared__ LabelTable table;
+    find_hits(given, kept, blockIdx.x, table);
+    return;
+  }
   if (blockIdx.x == gridDim.x - 1) {
     bool bad = false;
 #pragma unroll 8
@@ -86,7 +92,7 @@ __global__ void __launch_bounds__(32 * kWarps, 5)
   }
   const auto* weight = reinterpret_cast<const __nv_bfloat16*>(given.weight);
   const auto* hidden = reinterpret_cast<const __nv_bfloat16*>(given.hidden);
-  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t warp = static_cast<int64_t>(blockIdx.x - n_hit_blocks) * kWarps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32, n_features = given.n_features, n_true = given.n_true;
   if (warp >= n_row_warps) {
     const int64_t j = warp - n_row_warps;
@@ -96,7 +102,7 @@ __global__ void __launch_bounds__(32 * kWarps, 5)
     if (j >= given.n_sampled) {
       if (lane == 0) {
         kept.offsets[j] = -INFINITY;
-        kept.ids[j] = -2;  // no label is -2
+        kept.ids[j] = -1;  // no label is -1
       }
       return;
     }
@@ -150,74 +156,85 @@ __global__ void __launch_bounds__(32 * kWarps, 5)
   }
 }
 
+// The tiles of a cluster, every so many of those of a row of them after the other.
+struct Items {
+  int n_tiles, n_left, tile, pair, tiles_on, pairs_on;
+
+  __device__ Items(int n_pairs, int n_tiles, int first, int stride)
+      : n_tiles(n_tiles),
+        n_left(first < n_pairs * n_tiles ? (n_pairs * n_tiles - first + stride - 1) / stride : 0),
+        tile(first % n_tiles),
+        pair(first / n_tiles),
+        tiles_on(stride % n_tiles),
+        pairs_on(stride / n_tiles) {}
+
+  __device__ void advance() {  // without a division, for which everyone would wait
+    const bool wraps = tile + tiles_on >= n_tiles;
+    tile += wraps ? tiles_on - n_tiles : tiles_on;
+    pair += wraps ? pairs_on + 1 : pairs_on;
+    --n_left;
+  }
+};
+
 // A cluster takes pairs of tiles below each other, a block 128 rows and kWidth samples. If the stages hold a whole
-// tile, its groups take turns at the tensor cores, and one finds its errors while another multiplies. Of four groups,
-// each has half of the columns. Must move: hidden and the samples' rows as often as tiles share them, from the cache,
-// and the kept errors.
-template <typename Loss, int kWidth, int kGroups>
-__global__ void TORCHLAYER_PAIR __launch_bounds__((1 + kGroups) * kGroup, 1)
+// tile, its groups take turns at the tensor cores, and one finds its errors while the other multiplies. Must move:
+// hidden and the samples' rows as often as tiles share them, from the cache, and the kept errors.
+template <typename Loss, int kWidth>
+__global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
     find_errors(const __grid_constant__ CUtensorMap hidden, const __grid_constant__ CUtensorMap samples,
                 const __grid_constant__ CUtensorMap kept, const Errors given) {
 #ifdef TORCHLAYER_HOPPER
-  constexpr int kOfGroup = kGroups == kFour ? kWidth / 2 : kWidth;  // columns
   extern __shared__ __align__(1024) char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const int rank = static_cast<int>(hopper::block_in_cluster()), cluster = blockIdx.x / 2, n_clusters = gridDim.x / 2;
-  const int role = threadIdx.x / kGroup, n_items = given.n_pairs * given.n_tiles;
+  const int rank = static_cast<int>(hopper::block_in_cluster());
+  const int role = __shfl_sync(0xffffffffu, threadIdx.x / kGroup, 0);
   if (threadIdx.x == 0) {
     hopper::prefetch_description(&hidden);
     hopper::prefetch_description(&samples);
     hopper::prefetch_description(&kept);
   }
-  init(shared, kGroups);
+  init(shared);
   wait_for_earlier_kernels();
   Position at;
+  Items items(given.n_pairs, given.n_tiles, blockIdx.x / 2, gridDim.x / 2);
   if (role == 0) {
-    hopper::give_registers<kGroups == kFour ? 24 : 40>();
+    hopper::give_registers<40>();
     if (threadIdx.x == 0) {
-      for (int item = cluster; item < n_items; item += n_clusters) {
-        const int row = (item / given.n_tiles * 2 + rank) * kRows, column = item % given.n_tiles * kWidth;
-        copy_steps<Along::kSum, Along::kSum, kWidth>(shared, at, &hidden, &samples, row, column, 0, given.n_steps, 1,
-                                                     rank);
+      for (; items.n_left > 0; items.advance()) {
+        copy_steps<Along::kSum, Along::kSum, kWidth>(shared, at, &hidden, &samples, (items.pair * 2 + rank) * kRows,
+                                                     items.tile * kWidth, 0, given.n_steps, 1, rank);
       }
     }
   } else {
-    hopper::take_registers<kGroups == kFour ? 112 : 232>();
-    const int group = role - 1, thread = threadIdx.x % kGroup, half = group % 2, part = group / 2;
+    hopper::take_registers<232>();
+    const int group = role - 1, thread = threadIdx.x % kGroup;
+    const int warp = 4 * group + thread / 32;  // of those that multiply
     const bool takes_turns = given.n_steps <= kStages;
-    float z[kOfGroup / 2];
-    if (takes_turns && group == kGroups - 1 && cluster < n_items) {
+    float* offsets = shared.offsets + group * kWidth;
+    float z[kWidth / 2];
+    if (takes_turns && group == 1 && items.n_left > 0) {
       hopper::arrive_named(kTurnOf0, 2 * kGroup);
     }
-    for (int item = cluster; item < n_items; item += n_clusters) {
-      const int column = item % given.n_tiles * kWidth + part * kOfGroup;
-      const int first = (item / given.n_tiles * 2 + rank) * kRows + half * 64;
+    for (; items.n_left > 0; items.advance()) {
+      const int column = items.tile * kWidth, first = (items.pair * 2 + rank) * kRows + warp * kOutRows;
       // What the errors need is on its way while the group multiplies, and looked at afterwards.
-      constexpr int kEach = kOfGroup / kGroup;
-      float* offsets = shared.offsets + group * kOfGroup;
-      copy_async<kEach>(offsets + kEach * thread, given.offsets + column + kEach * thread);
       const TwoRows<Loss> two(given, first);
-      TileIds<kOfGroup> ids;
-      ids.fetch(given, column);
       clear(z);
-      if (takes_turns) {
-        hopper::sync_named(kTurnOf0 + group, 2 * kGroup);
-      }
+      // by then the whole group is done with its offsets
+      hopper::sync_named(takes_turns ? kTurnOf0 + group : kSyncOf0 + group, takes_turns ? 2 * kGroup : kGroup);
+      constexpr int kEach = kWidth / kGroup;
+      copy_async<kEach>(offsets + kEach * thread, given.offsets + column + kEach * thread);
       const auto pass_turn = [&](int step) {
-        const bool is_last = group == kGroups - 1;
-        if (takes_turns && step == given.n_steps - 1 && (!is_last || item + n_clusters < n_items)) {
-          hopper::arrive_named(is_last ? kTurnOf0 : kTurnOf0 + 1 + group, 2 * kGroup);
+        if (takes_turns && step == given.n_steps - 1 && (group == 0 || items.n_left > 1)) {
+          hopper::arrive_named(kTurnOf0 + 1 - group, 2 * kGroup);
         }
       };
-      multiply_steps<Along::kSum, Along::kSum>(z, shared, at, half, given.n_steps, pass_turn,
-                                               part * kOfGroup * kDepth * 2);
+      multiply_steps<Along::kSum, Along::kSum>(z, shared, at, group, given.n_steps, pass_turn);
       wait_for_copies();
       hopper::sync_named(kSyncOf0 + group, kGroup);  // the group's copies are there for all of it
-      constexpr int kOut = kFour / kGroups;
-      find_tile<Loss, kOfGroup, kOut>(z, shared.out + group * kOut, &kept, given, two, ids, offsets, column, first,
-                                      group);
+      find_tile<Loss, kWidth>(z, shared.out + kOut * warp, &kept, given, two, offsets, column, first);
     }
-    if (thread == 0) {
+    if (thread % 32 == 0) {
       hopper::wait_stores();
     }
   }

@@ -19,6 +19,7 @@ struct Kept {
   float* references;       // (N,)
   float* true_errors;      // (N, T)
   int32_t* labels;         // (N, T), moved into range
+  int32_t* hits;           // (N,): the sample that is a row's label, or what sampled_loss_wide_hits.cuh says
   int32_t* bad_sample;     // whether one is
   __nv_bfloat16* samples;  // (K, D): their rows
   __nv_bfloat16* errors;   // (n_kept_rows, pitch)
@@ -39,6 +40,7 @@ struct Kept {
     take(references, loss.n_rows);
     take(true_errors, n_labels);
     take(labels, n_labels);
+    take(hits, loss.n_rows);
     take(bad_sample, 1);
     take(samples, loss.n_sampled * loss.n_features);
     pitch = (loss.n_sampled + 7) / 8 * 8;

@@ -17,11 +17,14 @@ constexpr int kDepth = 64;                  // of a step of the sum
 constexpr int kStages = 4;                  // steps on their way
 constexpr int kPairRows = 2 * kRows;        // of a cluster's
 constexpr int kGroup = 128;                 // threads of a warpgroup
-constexpr int kTwo = 2, kFour = 4;          // groups that multiply 64 rows each, all columns or half of them
-constexpr int kThreads = (1 + kTwo) * kGroup, kManyThreads = (1 + kFour) * kGroup;  // and one group copies
-constexpr int kSyncOf0 = 1, kAnyOf0 = 5, kTurnOf0 = 9;  // names of barriers, and those of later groups after them
-constexpr int kBox = 64;                    // rows and columns that the copy engine stores at once
+constexpr int kGroups = 2;                  // that multiply 64 rows each
+constexpr int kThreads = (1 + kGroups) * kGroup;  // and one group copies
+constexpr int kSyncOf0 = 1, kTurnOf0 = 3;   // names of barriers, and those of the second group after them
+constexpr int kBox = 64;                    // rows and columns of a box of a factor
 constexpr int kBoxBytes = kBox * kBox * 2;
+constexpr int kOut = 2;                     // boxes that a warp has on their way out,
+constexpr int kOutRows = 16;                // of a box that a warp stores, of as many columns
+constexpr int kOutBytes = kOutRows * kBox * 2;
 constexpr int kScaleParts = 3;              // numbers of bfloat16 whose sum is one of float
 constexpr int kScaleBytes = kDepth * kScaleParts * 2;
 
@@ -37,9 +40,9 @@ struct Stage {
 
 struct Shared {
   Stage stages[kStages];
-  char out[kFour][kBoxBytes];  // on their way out, two in turns of each of two groups, or one of each of four
+  char out[4 * kGroups * kOut][kOutBytes];  // on their way out, in turns of each warp that multiplies
   union {
-    float offsets[2 * kColumns];  // forward: of the columns of each multiplying group
+    float offsets[kGroups * kColumns];  // forward: of the columns of each multiplying group
     // Backward: of the rows that a step sums over, as columns. Of eight that tensor cores multiply three are looked at:
     // the others are what follows.
     char scales[kStages * kScaleBytes + (8 - kScaleParts) * 16];
@@ -68,11 +71,11 @@ __device__ inline uint32_t pack(float low, float high) {
 #ifdef TORCHLAYER_HOPPER
 
 // A stage is free again when all groups of both blocks are done with it, since either block copies into both.
-__device__ inline void init(Shared& shared, int n_groups = kTwo) {
+__device__ inline void init(Shared& shared) {
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       hopper::init_barrier(&shared.full[stage], 1);
-      hopper::init_barrier(&shared.empty[stage], 2 * n_groups);
+      hopper::init_barrier(&shared.empty[stage], 2 * kGroups);
     }
     hopper::fence_barrier_init();
   }
@@ -118,16 +121,16 @@ __device__ inline void release(Shared& shared, int stage) {
 }
 
 // A group: sum (64 x 2 kN) += n steps, and if kScales, scales (64 x 8) += the same left factor times the steps' scales.
-// Its rows are half 0 or 1 of the left factor's, its columns begin so many bytes into a stage of the right one.
+// Its rows are a half of the left factor's.
 // Calls `during(step)` when that one is on its way. The sum must not be left to the first product to begin with: its
 // registers would be busy from the kernel's start.
 template <Along kLeft, Along kRight, bool kScales, int kN, typename During>
 __device__ void multiply_steps(float (&sum)[kN], float (&scales)[4], Shared& shared, Position& at, int half, int n,
-                               const During& during, int right_bytes = 0) {
+                               const During& during) {
   constexpr uint32_t kNextLeft = kLeft == Along::kSum ? 2 : 128, kNextRight = kRight == Along::kSum ? 2 : 128;
   constexpr uint32_t kNextStage = sizeof(Stage) / 16;
   const uint64_t lefts = hopper::describe_tile(shared.stages[0].left + half * kBoxBytes, kBoxBytes);
-  const uint64_t rights = hopper::describe_tile(shared.stages[0].right + right_bytes, kBoxBytes);
+  const uint64_t rights = hopper::describe_tile(shared.stages[0].right, kBoxBytes);
   const uint64_t columns = hopper::describe_columns(shared.scales, kScaleParts * 16);
   int previous = 0;
   for (int step = 0; step < n; ++step, at.advance()) {
@@ -161,9 +164,9 @@ __device__ void multiply_steps(float (&sum)[kN], float (&scales)[4], Shared& sha
 
 template <Along kLeft, Along kRight, int kN, typename During>
 __device__ void multiply_steps(float (&sum)[kN], Shared& shared, Position& at, int half, int n,
-                               const During& during, int right_bytes = 0) {
+                               const During& during) {
   float none[4];
-  multiply_steps<kLeft, kRight, false>(sum, none, shared, at, half, n, during, right_bytes);
+  multiply_steps<kLeft, kRight, false>(sum, none, shared, at, half, n, during);
 }
 
 template <int n>
@@ -174,38 +177,31 @@ __device__ void clear(float (&sum)[n]) {
   }
 }
 
-// A group stores 64 rows of `kWidth` numbers, boxes of 64 columns after each other, at this column and row of a matrix,
-// by way of its kOut boxes of shared memory. `numbers(n)` are the thread's columns 8 n + 2 (lane % 4) and the next,
-// packed, of either row.
-template <int kWidth, int kOut, typename Numbers>
-__device__ void store_tile(char (*out)[kBoxBytes], const CUtensorMap* matrix, int column, int row, int group,
+// A warp stores 16 rows of `kWidth` numbers, boxes of 64 columns after each other, at this column and row of a matrix,
+// by way of its boxes of shared memory. `numbers(n)` are the thread's columns 8 n + 2 (lane % 4) and the next,
+// packed, of either row. Nobody waits for another warp.
+template <int kWidth, typename Numbers>
+__device__ void store_tile(char (*out)[kOutBytes], const CUtensorMap* matrix, int column, int row,
                            const Numbers& numbers) {
-  const int thread = threadIdx.x % kGroup, warp = thread / 32, lane = thread % 32;
-  const int r = warp * 16 + lane % 16;  // the row whose address this thread gives, of matrices 0 and 2 or 1 and 3
+  const int lane = threadIdx.x % 32, r = lane % 16;  // the row whose address it gives, of matrices 0 and 2 or 1 and 3
 #pragma unroll
   for (int box = 0; box < kWidth / kBox; ++box) {
-    constexpr int kAtOnce = kOut == 1 ? 4 : 8;  // found before they are stored, since no arithmetic moves past a store
+    uint2 packed[8];  // found before they are stored, since no arithmetic moves past a store
 #pragma unroll
-    for (int begin = 0; begin < 8; begin += kAtOnce) {
-      uint2 packed[kAtOnce];
+    for (int n = 0; n < 8; ++n) {
+      packed[n] = numbers(box * 8 + n);
+    }
+    hopper::wait_stores_read<kOut - 1>();  // of which only one thread has any
+    __syncwarp();
 #pragma unroll
-      for (int n = 0; n < kAtOnce; ++n) {
-        packed[n] = numbers(box * 8 + begin + n);
-      }
-      if (begin == 0) {
-        hopper::wait_stores_read<kOut - 1>();  // of which only one thread has any
-        hopper::sync_named(kSyncOf0 + group, kGroup);
-      }
-#pragma unroll
-      for (int pair = 0; pair < kAtOnce / 2; ++pair) {  // sixteen columns
-        const uint2 left = packed[2 * pair], right = packed[2 * pair + 1];
-        const int chunk = begin + pair * 2 + lane / 16;
-        hopper::store_matrices(out[box % kOut] + r * 128 + ((chunk ^ (r % 8)) * 16), left.x, left.y, right.x, right.y);
-      }
+    for (int pair = 0; pair < 4; ++pair) {  // sixteen columns
+      const uint2 left = packed[2 * pair], right = packed[2 * pair + 1];
+      const int chunk = pair * 2 + lane / 16;
+      hopper::store_matrices(out[box % kOut] + r * 128 + ((chunk ^ (r % 8)) * 16), left.x, left.y, right.x, right.y);
     }
     hopper::fence_for_copies();
-    hopper::sync_named(kSyncOf0 + group, kGroup);
-    hopper::store_box(matrix, column + box * kBox, row, out[box % kOut], thread == 0);
+    __syncwarp();
+    hopper::store_box(matrix, column + box * kBox, row, out[box % kOut], lane == 0);
   }
 }
 

@@ -7,7 +7,7 @@ import torch
 from torchlayer import kernels
 from torchlayer.kernels._library import OPS
 
-# (N, T, K, V, D): few samples; many in bfloat16, on Hopper with tensor cores, last with four groups; anything else
+# (N, T, K, V, D): few samples; many in bfloat16, on Hopper with tensor cores, last with whole tiles; anything else
 SHAPES = [((65, 2, 64, 300, 72), torch.float32), ((130, 1, 200, 300, 256), torch.bfloat16)]
 SHAPES += [((300, 1, 520, 900, 72), torch.bfloat16), ((257, 3, 264, 900, 320), torch.bfloat16)]
 SHAPES += [((4400, 1, 520, 900, 72), torch.bfloat16)]

@@ -303,7 +303,7 @@ def kept_bytes(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tens
         return 0
     errors = min(2 * n * (n_sampled + 7), _MOST_KEPT)
     # beside them what sampled_loss_wide_kept.cuh lists
-    return errors + 2 * n_sampled * n_features + 8 * n_sampled + 8 * n + 8 * n * n_true + 8192
+    return errors + 2 * n_sampled * n_features + 8 * n_sampled + 12 * n + 8 * n * n_true + 8192
 
 
 def nothing_kept(losses: Tensor, keep_bytes: int) -> Tensor:
