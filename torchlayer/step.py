@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ._captures import capturing
 from ._optimizer import LearningRate, captured_update, settle, what_a_replay_would_miss
 from ._waits import reporting_waits
 from .kernels import bad_ids
@@ -190,24 +191,17 @@ class TrainStep:
         inputs = [torch.empty_like(t, device=self.device, memory_format=torch.contiguous_format) for t in tensors]
         self._forget_streams()
         graph = torch.cuda.CUDAGraph()
-        here = torch.cuda.current_stream(self.device)
-        generator = torch.cuda.default_generators[self.device.index or 0]
-        draws = generator.clone_state()
         self.optimizer.zero_grad()  # so that gradients are made, and stay, in the graph's memory
         try:
-            with self._device_learning_rates(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            with self._device_learning_rates(), capturing(graph, self._stream, pool=self._pool):
                 self._capturing = True
                 loss = train(inputs)
         except Exception as error:
-            # torch leaves the stream and the generator as they were inside the broken capture
-            torch.cuda.set_stream(here)
-            generator.graphsafe_set_state(draws)
             self.optimizer.zero_grad()
             self._give_up(str(error).splitlines()[0], error)
             return None
         finally:
             self._capturing = False
-        here.wait_stream(self._stream)  # there torch has reset the generator's offset, which a replay sets here
         return _Recording(graph, inputs, loss)
 
     @contextmanager

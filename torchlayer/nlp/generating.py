@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._captures import capturing
 from ..carry import Carry
 from ..network import Network
 from ..utils.evaluate import modes_kept
@@ -166,27 +167,17 @@ class TextGenerator:
 
     def _record(self, n_words: int) -> None:
         graph, drawn = torch.cuda.CUDAGraph(), []
-        generator = self._draws
-        if generator is None:
-            generator = torch.cuda.default_generators[self._word.device.index or 0]
-        else:
-            graph.register_generator_state(generator)
-        here, draws = torch.cuda.current_stream(self._word.device), generator.clone_state()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            with capturing(graph, self._stream, () if self._draws is None else (self._draws,)):
                 for _ in range(n_words):
                     self._step()
                     drawn.append(self._drawn)
                 words = torch.stack(drawn, 1)  # (N, n_words)
         except Exception as error:
-            # torch leaves the stream and the generator as they were inside the broken capture
-            torch.cuda.set_stream(here)
-            generator.graphsafe_set_state(draws)
             why = f"the step from word to word cannot be captured: {str(error).splitlines()[0]}"
             if self._capture:
                 raise RuntimeError(why) from error
             self._can_capture = False
             warnings.warn(f"{why}; it runs eagerly (TextGenerator(..., capture=False) is silent)", stacklevel=4)
             return
-        here.wait_stream(self._stream)  # there torch has reset the generator's offset, which a replay sets here
         self._graphs[n_words] = graph, words

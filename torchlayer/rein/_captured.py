@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._captures import capturing
+
 Act = Callable[[Tensor], Mapping[str, Tensor]]
 
 
@@ -41,24 +43,16 @@ class CapturedAct:
                 found = self.act(held)
         here.wait_stream(stream)
         torch.cuda.synchronize(held.device)
-        for generator in self.generators:
-            graph.register_generator_state(generator)
-        torchs = torch.cuda.default_generators[held.device.index or 0]
-        unbroken = [(generator, generator.clone_state()) for generator in (torchs, *self.generators)]
         try:
             # other groups' threads copy and allocate meanwhile
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            with capturing(graph, stream, self.generators, capture_error_mode="thread_local"):
                 found = dict(self.act(held))
         except Exception as error:
-            torch.cuda.set_stream(here)  # torch leaves it, and the generators, inside the broken capture
-            for generator, state in unbroken:
-                generator.graphsafe_set_state(state)
             why = str(error).strip().splitlines()[0]
             raise RuntimeError(
                 f"act cannot be captured: {why}; it must not wait for the device, and draw from the rollout's "
                 "generators= or torch's own; capture=False runs it as it is"
             ) from error
-        here.wait_stream(stream)  # there torch has reset the generators' offsets, which a replay sets here
         for generator, state in draws:
             generator.set_state(state)
         return graph, held, found
