@@ -177,6 +177,45 @@ def test_a_captured_step_replays_on_new_data_and_never_waits(loss, shape, dtype)
         assert all(torch.equal(a, b) for a, b in zip(ours, parts(leaf.grad)))
 
 
+# (N, K, D), by the way they take
+HUGE = [((8_400_000, 256, 4), torch.float32), ((530_000, 4096, 8), BF16), ((2_200_000, 1000, 4), torch.float32)]
+
+
+@both_losses
+@pytest.mark.parametrize(("shape", "dtype"), HUGE, ids=str)
+def test_more_logits_than_32_bits_count(loss, shape, dtype):
+    n, n_sampled, n_features = shape
+    assert n * n_sampled > 2**31
+    if torch.cuda.mem_get_info()[0] < 2**35:
+        pytest.skip("needs 32 GiB of the device's memory")
+    small = inputs(1, 1, n_sampled, 5000, n_features, dtype=dtype)
+    generator = torch.Generator("cuda").manual_seed(0)
+    hidden = torch.randn(n, n_features, device="cuda", generator=generator, dtype=dtype)
+    labels = torch.randint(5000, (n, 1), device="cuda", generator=generator)
+    counts = torch.rand(n, 1, device="cuda", generator=generator) + 0.01
+    given = on_gpu(small)._replace(hidden=hidden, labels=labels, true_expected_count=counts)
+    forward, backward, plain, plain_backward = ops(loss)
+    keep = _sampled_loss.kept_bytes(given.weight.requires_grad_(), *given[1:5])
+    given.weight.requires_grad_(False)
+    out = forward(*given, True, False, keep)
+    d_hidden, d_rows, d_biases, ids = backward(torch.ones(n, device="cuda"), *given, *out[1:], True)
+    assert bool(out[0].isfinite().all())
+    assert torch.equal(ids, torch.cat((given.sampled, labels.flatten())))
+
+    total = torch.zeros(n_sampled, n_features + 1, device="cuda", dtype=torch.float64)  # of the samples' gradients
+    for rows in torch.arange(n, device="cuda").chunk(max(1, n * n_sampled // 2**26)):
+        part = given._replace(hidden=hidden[rows], labels=labels[rows], true_expected_count=counts[rows])
+        right = plain(*part.to(torch.float64), True, False, 0)
+        grads = plain_backward(torch.ones_like(right[0]), *part.to(torch.float64), *right[1:], True)
+        total += torch.cat((grads[1][:n_sampled], grads[2][:n_sampled, None]), 1)
+        for ours, exact in ((out[0][rows], right[0]), (d_hidden[rows], grads[0])):
+            assert error(ours, exact) <= TOLERANCE[dtype]
+        assert error(d_rows[n_sampled + rows], grads[1][n_sampled:]) <= TOLERANCE[dtype]
+    # sums of millions of numbers of either sign
+    assert error(d_rows[:n_sampled], total[:, :-1]) <= 10 * TOLERANCE[dtype]
+    assert error(d_biases[:n_sampled], total[:, -1]) <= 10 * TOLERANCE[dtype]
+
+
 @both_losses
 def test_an_empty_batch(loss):
     for dtype in (torch.float32, BF16):
