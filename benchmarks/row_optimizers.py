@@ -119,15 +119,16 @@ def torchs(case: Case) -> dict[str, Callable[[], Any]]:
     return steps
 
 
-def measure(case: Case, device: str, n_rounds: int) -> tuple[dict[str, Times], float]:
+def measure(case: Case, device: str, n_rounds: int, only_ours: bool) -> tuple[dict[str, Times], float]:
     """Times of everybody, and the bandwidth of a copy in GB/s, in one set of rounds; on a GPU in graphs too."""
     steps: dict[str, Callable[[], Any]] = {}
     for op in OURS:
         overload, reference, arguments = OPS[op].overload, OPS[op].reference, case.arguments(op)
         steps[op] = lambda overload=overload, arguments=arguments: overload(*arguments)
-        steps[f"{op} reference"] = lambda reference=reference, arguments=arguments: reference(*arguments)
+        if not only_ours:
+            steps[f"{op} reference"] = lambda reference=reference, arguments=arguments: reference(*arguments)
     with torch.no_grad():
-        steps |= torchs(case)
+        steps |= {} if only_ours else torchs(case)
         source = torch.ones(64 << 20, device=device)
         target = torch.empty_like(source)
         steps["copy"] = lambda: target.copy_(source)
@@ -162,6 +163,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--cases", type=int, nargs="+", default=range(len(CASES)), help="their numbers, from 0")
+    parser.add_argument("--only-ours", action="store_true", help="beside the copy, without references and torch's")
     parser.add_argument("--memory-gb", type=float, help="tables are cut to fit; 5 on a CPU, 40 on a GPU")
     arguments = parser.parse_args()
     device = arguments.device
@@ -179,7 +181,7 @@ def main() -> int:
         title = f"V {fitting}, D {width}, M {n_ids}, {len(case.ids.unique())} rows"
         cut = f" (cut from {n_rows})" if fitting < n_rows else ""
         print(f"\n{title}{cut}; largest error {max(errors.values()):.1e}")
-        times, copy_rate = measure(case, device, arguments.rounds)
+        times, copy_rate = measure(case, device, arguments.rounds, arguments.only_ours)
         print(f"  {'copy ' + format(copy_rate, '.0f') + ' GB/s':<34}{'call us':>12}{'graph us':>12}{'cold us':>12}")
         for name, mine in times.items():
             cells = [f"{each.median:.1f}" if each else "-" for each in (mine.wall, mine.hot, mine.cold)]
