@@ -20,6 +20,13 @@ __device__ inline void wait_for_earlier_kernels() {
 #endif
 }
 
+// Lets the next kernel come as soon as all blocks of this one have begun, to wait beside it: for small ones of a chain.
+__device__ inline void admit_next_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // Whether kernels wait as above: compiled for Hopper, and on one. Others, made from an older chip's code, do not.
 inline bool kernels_wait(int32_t device) {
   int major = 0;

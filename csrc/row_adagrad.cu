@@ -4,14 +4,14 @@
 namespace {
 
 using torch::stable::Tensor;
-using torchlayer::Header;
 using torchlayer::Pack;
+using torchlayer::Prepared;
 
 template <typename element_t>
 struct Adagrad {
   using scalar_t = element_t;
   using sum_t = torchlayer::accumulate_t<scalar_t>;
-  static constexpr int kMinBlocks = 4;
+  static constexpr int kMinBlocks = 3;
   static constexpr bool kWholeRow = false;
   template <int kN>
   struct Row {
@@ -33,11 +33,15 @@ struct Adagrad {
     torchlayer::write_pack(weight + at, row.w);
     torchlayer::write_pack(accumulator + at, row.a);
   }
+  __device__ void prefetch(int64_t at) const {
+    torchlayer::prefetch(weight + at);
+    torchlayer::prefetch(accumulator + at);
+  }
   __device__ sum_t row_state(int64_t) const { return 0; }
   template <int kN>
-  __device__ void update(Row<kN>& row, int i, sum_t grad, sum_t, const Header& header) const {
+  __device__ void update(Row<kN>& row, int i, sum_t grad, sum_t, const Prepared& prepared) const {
     const sum_t a = row.a.get(i) + grad * grad;
-    const auto rate = static_cast<sum_t>(header.rate);
+    const auto rate = static_cast<sum_t>(prepared.rate);
     row.a.set(i, a);
     row.w.set(i, static_cast<scalar_t>(static_cast<sum_t>(row.w.get(i)) - rate * grad / (sqrt(a) + eps)));
   }

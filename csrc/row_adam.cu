@@ -4,8 +4,8 @@
 namespace {
 
 using torch::stable::Tensor;
-using torchlayer::Header;
 using torchlayer::Pack;
+using torchlayer::Prepared;
 
 template <typename element_t>
 struct Adam {
@@ -36,12 +36,17 @@ struct Adam {
     torchlayer::write_pack(exp_avg + at, row.m);
     torchlayer::write_pack(exp_avg_sq + at, row.v);
   }
+  __device__ void prefetch(int64_t at) const {
+    torchlayer::prefetch(weight + at);
+    torchlayer::prefetch(exp_avg + at);
+    torchlayer::prefetch(exp_avg_sq + at);
+  }
   __device__ sum_t row_state(int64_t) const { return 0; }
   template <int kN>
-  __device__ void update(Row<kN>& row, int i, sum_t grad, sum_t, const Header& header) const {
+  __device__ void update(Row<kN>& row, int i, sum_t grad, sum_t, const Prepared& prepared) const {
     const sum_t m = row.m.get(i) + fresh1 * (grad - row.m.get(i));
     const sum_t v = beta2 * row.v.get(i) + fresh2 * grad * grad;
-    const auto rate = static_cast<sum_t>(header.rate), root = static_cast<sum_t>(header.root);
+    const auto rate = static_cast<sum_t>(prepared.rate), root = static_cast<sum_t>(prepared.root);
     row.m.set(i, m);
     row.v.set(i, v);
     row.w.set(i, static_cast<scalar_t>(static_cast<sum_t>(row.w.get(i)) - rate * m / (sqrt(v) / root + eps)));

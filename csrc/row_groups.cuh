@@ -5,7 +5,7 @@
 #pragma once
 
 #include "bad_ids.cuh"
-#include "launch.cuh"
+#include "row_rate.cuh"
 
 #include <algorithm>
 #include <cstdint>
@@ -13,11 +13,9 @@
 namespace torchlayer {
 
 constexpr int kThreads = 256;
-constexpr int kFewThreads = 1024;
-constexpr int64_t kFewIds = 4096;      // up to here one block, its table in shared memory, beats four kernels
 constexpr uint32_t kLightPlaces = 8;   // rows with up to so many places are left to few lanes, which sort in registers
-constexpr uint32_t kSortable = kThreads;  // up to here a block sorts by comparing all pairs
-constexpr uint32_t kPartPlaces = 128;  // in a part of a row with more places, on average
+constexpr uint32_t kSortable = 64;     // up to here one block takes a row, and sorts by comparing all pairs
+constexpr uint32_t kPartPlaces = 64;   // in a part of a row with more places, on average
 constexpr uint32_t kMaxParts = 64;
 constexpr uint32_t kEmpty = 0xffffffffu;  // no id: V stays below it
 constexpr uint32_t kAlone = 0xffffffffu;  // no start: M stays below it
@@ -46,11 +44,19 @@ struct alignas(8) Part {
 struct Cursors {
   unsigned long long rows_and_places;  // light rows above, entries of `places` below: one addition moves both
   uint32_t n_heavy, n_parts;
+  uint32_t n_taken;  // of the tiles of light rows that blocks take as they come
 };
 
 struct Header {
   Cursors cursors;
-  double rate, root;  // lr / (1 - beta1^t) and sqrt(1 - beta2^t), or lr and 1
+  Prepared prepared;
+};
+
+struct RowIds {
+  const int64_t* ids;
+  int64_t stride, n_rows;
+  uint32_t n;
+  IdReporter reporter;
 };
 
 struct Groups {
@@ -61,30 +67,37 @@ struct Groups {
   LightRow* light;
   HeavyRow* heavy;
   Part* parts;
-  const int64_t* ids;
-  int64_t id_stride, n_rows;
-  uint32_t n_ids, n_slots;
-  IdReporter reporter;
+  RowIds given;
+  uint32_t n_slots;
 };
 
-// What a step needs beside the gradients.
-struct Rate {
-  const void* lr;
-  bool is_double;
-  float* step;  // or null
-  double beta1, beta2;
-};
+__device__ inline uint32_t mix_id(uint32_t id) {
+  const uint32_t mixed = id * 0x9e3779b1u;
+  return (mixed ^ (mixed >> 15)) * 0x85ebca77u;
+}
 
-__device__ inline void prepare_rate(const Rate& given, Header* header) {
-  double rate = given.is_double ? *static_cast<const double*>(given.lr) : *static_cast<const float*>(given.lr);
-  double root = 1;
-  if (given.step != nullptr) {
-    const double count = *given.step += 1;
-    rate /= 1 - pow(given.beta1, count);
-    root = sqrt(1 - pow(given.beta2, count));
+// What a row with so many places adds to `rows_and_places`; of 0, it is none.
+__device__ inline unsigned long long wanted_by(uint32_t count) {
+  return (count > 0 && count <= kLightPlaces ? 1ull << 32 : 0ull) |
+         (count > 1 ? static_cast<unsigned long long>(count) : 0ull);
+}
+
+// Lists a row, its number and the start of its places in `at`, as long as the slot's value is the count of its places.
+__device__ inline void list_row(const Groups& groups, const Slot& slot, unsigned long long at, uint32_t place,
+                                Cursors* cursors) {
+  const uint32_t count = slot.value & ~kBad;
+  const auto start = static_cast<uint32_t>(at);
+  if (count <= kLightPlaces) {
+    groups.light[at >> 32] = {slot.id, count > 1 ? start : place, slot.value, 0};
+    return;
   }
-  header->rate = rate;
-  header->root = root;
+  const uint32_t n_parts = count <= kSortable ? 1 : min((count + kPartPlaces - 1) / kPartPlaces, kMaxParts);
+  const uint32_t heavy = atomicAdd(&cursors->n_heavy, 1u);
+  const uint32_t first_part = atomicAdd(&cursors->n_parts, n_parts);
+  groups.heavy[heavy] = {slot.id, start, slot.value, n_parts, first_part, 0, {0, 0}};
+  for (uint32_t part = 0; part < n_parts; ++part) {
+    groups.parts[first_part + part] = {heavy, part};
+  }
 }
 
 // Each of the following four walks over all places, or slots, in tiles of all threads of `n_blocks` blocks.
@@ -100,22 +113,20 @@ __device__ inline void clear_slots(const Groups& groups, Slot* slots, Cursors* c
 
 __device__ inline void count_ids(const Groups& groups, Slot* slots, uint32_t n_blocks) {
   const uint32_t lane = threadIdx.x % 32;
-  for (uint32_t tile = blockIdx.x * blockDim.x; tile < groups.n_ids; tile += n_blocks * blockDim.x) {
+  for (uint32_t tile = blockIdx.x * blockDim.x; tile < groups.given.n; tile += n_blocks * blockDim.x) {
     const uint32_t i = tile + threadIdx.x;
-    const bool is_place = i < groups.n_ids;
+    const bool is_place = i < groups.given.n;
     uint32_t slot = kEmpty;
     bool is_bad = false;
     if (is_place) {
-      int64_t wide = groups.ids[i * groups.id_stride];
-      is_bad = wide < 0 || wide >= groups.n_rows;
+      int64_t wide = groups.given.ids[i * groups.given.stride];
+      is_bad = wide < 0 || wide >= groups.given.n_rows;
       if (is_bad) {
-        groups.reporter.report(IdArgument::kRows, i, wide, groups.n_rows);
+        groups.given.reporter.report(IdArgument::kRows, i, wide, groups.given.n_rows);
       }
-      wide = wide < 0 ? 0 : wide >= groups.n_rows ? groups.n_rows - 1 : wide;
+      wide = wide < 0 ? 0 : wide >= groups.given.n_rows ? groups.given.n_rows - 1 : wide;
       const auto id = static_cast<uint32_t>(wide);
-      uint32_t mixed = id * 0x9e3779b1u;
-      mixed = (mixed ^ (mixed >> 15)) * 0x85ebca77u;
-      slot = __umulhi(mixed, groups.n_slots);
+      slot = __umulhi(mix_id(id), groups.n_slots);
       while (true) {
         uint32_t seen = *static_cast<volatile uint32_t*>(&slots[slot].id);
         if (seen == kEmpty) {  // an old look, perhaps: the exchange tells
@@ -148,15 +159,13 @@ __device__ inline void list_rows(const Groups& groups, Slot* slots, Cursors* cur
   __shared__ unsigned long long warp_totals[32];
   __shared__ unsigned long long block_start;
   const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
-  for (uint32_t tile = blockIdx.x * blockDim.x; tile < groups.n_ids; tile += n_blocks * blockDim.x) {
+  for (uint32_t tile = blockIdx.x * blockDim.x; tile < groups.given.n; tile += n_blocks * blockDim.x) {
     const uint32_t i = tile + threadIdx.x;
-    const uint2 mine = i < groups.n_ids ? groups.slot_and_rank[i] : make_uint2(0, 1);
+    const uint2 mine = i < groups.given.n ? groups.slot_and_rank[i] : make_uint2(0, 1);
     const bool is_first = mine.y == 0;
     const Slot slot = is_first ? slots[mine.x] : Slot{0, 0};
     const uint32_t count = slot.value & ~kBad;
-    const bool is_light = is_first && count <= kLightPlaces;
-    const unsigned long long wanted =
-        (is_light ? 1ull << 32 : 0ull) | (is_first && count > 1 ? static_cast<unsigned long long>(count) : 0ull);
+    const unsigned long long wanted = wanted_by(count);
     unsigned long long until = wanted;
 #pragma unroll
     for (int distance = 1; distance < 32; distance *= 2) {
@@ -179,27 +188,15 @@ __device__ inline void list_rows(const Groups& groups, Slot* slots, Cursors* cur
     __syncthreads();
     const unsigned long long at = block_start + warp_totals[warp] + until - wanted;
     __syncthreads();  // before the next tile writes there
-    const auto row = static_cast<uint32_t>(at >> 32);
-    const auto start = static_cast<uint32_t>(at);
     if (is_first) {
-      slots[mine.x].value = count > 1 ? start : kAlone;
-    }
-    if (is_light) {
-      groups.light[row] = {slot.id, count > 1 ? start : i, slot.value, 0};
-    } else if (is_first) {
-      const uint32_t n_parts = count <= kSortable ? 1 : min((count + kPartPlaces - 1) / kPartPlaces, kMaxParts);
-      const uint32_t heavy = atomicAdd(&cursors->n_heavy, 1u);
-      const uint32_t first_part = atomicAdd(&cursors->n_parts, n_parts);
-      groups.heavy[heavy] = {slot.id, start, slot.value, n_parts, first_part, 0, {0, 0}};
-      for (uint32_t part = 0; part < n_parts; ++part) {
-        groups.parts[first_part + part] = {heavy, part};
-      }
+      slots[mine.x].value = count > 1 ? static_cast<uint32_t>(at) : kAlone;
+      list_row(groups, slot, at, i, cursors);
     }
   }
 }
 
 __device__ inline void collect_places(const Groups& groups, const Slot* slots, uint32_t n_blocks) {
-  for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < groups.n_ids; i += n_blocks * blockDim.x) {
+  for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < groups.given.n; i += n_blocks * blockDim.x) {
     const uint2 mine = groups.slot_and_rank[i];
     const uint32_t start = slots[mine.x].value;
     if (start != kAlone) {
@@ -208,38 +205,19 @@ __device__ inline void collect_places(const Groups& groups, const Slot* slots, u
   }
 }
 
-// All of it in block 0, while block 1 prepares the rate. Must read 8 bytes an id; waits, rather than bytes, are its cost.
-static __global__ void __launch_bounds__(kFewThreads) group_few(const Groups groups, const Rate rate) {
-  extern __shared__ unsigned long long table[];
-  __shared__ Cursors cursors;
-  if (blockIdx.x == 1) {
-    if (threadIdx.x == 0) {
-      prepare_rate(rate, groups.header);
-    }
-    return;
-  }
-  auto* slots = reinterpret_cast<Slot*>(table);
-  clear_slots(groups, slots, &cursors, 1);
-  __syncthreads();
-  count_ids(groups, slots, 1);
-  __syncthreads();
-  list_rows(groups, slots, &cursors, 1);
-  __syncthreads();
-  collect_places(groups, slots, 1);
-  if (threadIdx.x == 0) {
-    groups.header->cursors = cursors;
-  }
-}
-
-// The same in four kernels, a place or a slot a thread. Each moves some 8 to 24 bytes an id, which stay in the cache.
+// A place or a slot a thread. Each moves some 8 to 24 bytes an id, which stay in the cache.
 static __global__ void __launch_bounds__(kThreads) clear_all_slots(const Groups groups) {
+  admit_next_kernel();
+  wait_for_earlier_kernels();
   clear_slots(groups, groups.slots, &groups.header->cursors, gridDim.x);
 }
 
 static __global__ void __launch_bounds__(kThreads) count_all_ids(const Groups groups, const Rate rate) {
+  admit_next_kernel();
+  wait_for_earlier_kernels();
   if (blockIdx.x == gridDim.x - 1) {
     if (threadIdx.x == 0) {
-      prepare_rate(rate, groups.header);
+      groups.header->prepared = prepare_rate(rate);
     }
     return;
   }
@@ -247,28 +225,23 @@ static __global__ void __launch_bounds__(kThreads) count_all_ids(const Groups gr
 }
 
 static __global__ void __launch_bounds__(kThreads) list_all_rows(const Groups groups) {
+  admit_next_kernel();
+  wait_for_earlier_kernels();
   list_rows(groups, groups.slots, &groups.header->cursors, gridDim.x);
 }
 
 static __global__ void __launch_bounds__(kThreads) collect_all_places(const Groups groups) {
+  admit_next_kernel();
+  wait_for_earlier_kernels();
   collect_places(groups, groups.slots, gridDim.x);
 }
 
-static __global__ void count_step_only(float* step) {
-  *step += 1;
-}
-
 inline void group_rows(const char* op, const torch::stable::Tensor& where, const Groups& groups, const Rate& rate) {
-  if (groups.n_ids <= kFewIds) {
-    const uint32_t threads = std::min<uint32_t>(kFewThreads, (groups.n_ids + 31) / 32 * 32);
-    launch_with_memory(op, where, group_few, dim3(2), dim3(threads), groups.n_slots * sizeof(Slot), groups, rate);
-    return;
-  }
-  const uint32_t n_blocks = (groups.n_ids + kThreads - 1) / kThreads;
-  launch(op, where, clear_all_slots, dim3(n_blocks), dim3(kThreads), groups);
-  launch(op, where, count_all_ids, dim3(n_blocks + 1), dim3(kThreads), groups, rate);
-  launch(op, where, list_all_rows, dim3(n_blocks), dim3(kThreads), groups);
-  launch(op, where, collect_all_places, dim3(n_blocks), dim3(kThreads), groups);
+  const uint32_t n_blocks = (groups.given.n + kThreads - 1) / kThreads;
+  launch_early(op, where, clear_all_slots, dim3(n_blocks), dim3(kThreads), 0, groups);
+  launch_early(op, where, count_all_ids, dim3(n_blocks + 1), dim3(kThreads), 0, groups, rate);
+  launch_early(op, where, list_all_rows, dim3(n_blocks), dim3(kThreads), 0, groups);
+  launch_early(op, where, collect_all_places, dim3(n_blocks), dim3(kThreads), 0, groups);
 }
 
 }  // namespace torchlayer

@@ -45,7 +45,7 @@ struct Pack {
   }
 };
 
-// Sixteen bytes at a time where a pack has as many. `kOnce`: nobody else wants them, so that they need not stay in cache.
+// Sixteen bytes at a time where a pack has as many. `kOnce`: nobody else wants them, so they need not stay in cache.
 template <int kN, bool kOnce = false, typename element_t>
 __device__ Pack<element_t, kN> read_pack(const element_t* from) {
   Pack<element_t, kN> pack;
@@ -69,13 +69,14 @@ __device__ Pack<element_t, kN> read_pack(const element_t* from) {
   return pack;
 }
 
+// Rows written are the first to leave the cache: gradients that wait there are of more use.
 template <int kN, typename element_t>
 __device__ void write_pack(element_t* to, const Pack<element_t, kN>& pack) {
   if constexpr (kN * sizeof(element_t) % 16 == 0) {
 #pragma unroll
     for (int i = 0; i < pack.kWords / 4; ++i) {
-      reinterpret_cast<uint4*>(to)[i] =
-          make_uint4(pack.words[4 * i], pack.words[4 * i + 1], pack.words[4 * i + 2], pack.words[4 * i + 3]);
+      __stcs(reinterpret_cast<uint4*>(to) + i,
+             make_uint4(pack.words[4 * i], pack.words[4 * i + 1], pack.words[4 * i + 2], pack.words[4 * i + 3]));
     }
   } else {
 #pragma unroll
@@ -83,6 +84,15 @@ __device__ void write_pack(element_t* to, const Pack<element_t, kN>& pack) {
       to[i] = pack.get(i);
     }
   }
+}
+
+constexpr int kLine = 128;  // bytes that one prefetch brings
+
+// Into L2, while the address is known and the bytes are not needed yet. What others write meanwhile is seen there.
+__device__ inline void prefetch(const void* from) {
+#ifdef __CUDA_ARCH__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+#endif
 }
 
 }  // namespace torchlayer

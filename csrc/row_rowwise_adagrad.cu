@@ -4,14 +4,14 @@
 namespace {
 
 using torch::stable::Tensor;
-using torchlayer::Header;
 using torchlayer::Pack;
+using torchlayer::Prepared;
 
 template <typename element_t>
 struct RowwiseAdagrad {
   using scalar_t = element_t;
   using sum_t = torchlayer::accumulate_t<scalar_t>;
-  static constexpr int kMinBlocks = 3;
+  static constexpr int kMinBlocks = 2;
   static constexpr bool kWholeRow = true;
   template <int kN>
   struct Row {
@@ -30,16 +30,20 @@ struct RowwiseAdagrad {
   __device__ void write(const Row<kN>& row, int64_t at) const {
     torchlayer::write_pack(weight + at, row.w);
   }
+  __device__ void prefetch(int64_t at) const {
+    torchlayer::prefetch(weight + at);
+  }
   __device__ sum_t row_state(int64_t id) const { return accumulator[id]; }
-  __device__ sum_t row_rate(int64_t id, sum_t state, sum_t mean_square, bool is_writer, const Header& header) const {
+  __device__ sum_t row_rate(int64_t id, sum_t state, sum_t mean_square, bool is_writer,
+                            const Prepared& prepared) const {
     state += mean_square;
     if (is_writer) {
       accumulator[id] = state;
     }
-    return static_cast<sum_t>(header.rate) / (sqrt(state) + eps);
+    return static_cast<sum_t>(prepared.rate) / (sqrt(state) + eps);
   }
   template <int kN>
-  __device__ void update(Row<kN>& row, int i, sum_t grad, sum_t rate, const Header&) const {
+  __device__ void update(Row<kN>& row, int i, sum_t grad, sum_t rate, const Prepared&) const {
     row.w.set(i, static_cast<scalar_t>(static_cast<sum_t>(row.w.get(i)) - rate * grad));
   }
 };

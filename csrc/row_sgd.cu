@@ -4,8 +4,8 @@
 namespace {
 
 using torch::stable::Tensor;
-using torchlayer::Header;
 using torchlayer::Pack;
+using torchlayer::Prepared;
 
 template <typename element_t>
 struct Sgd {
@@ -28,10 +28,13 @@ struct Sgd {
   __device__ void write(const Row<kN>& row, int64_t at) const {
     torchlayer::write_pack(weight + at, row.w);
   }
+  __device__ void prefetch(int64_t at) const {
+    torchlayer::prefetch(weight + at);
+  }
   __device__ sum_t row_state(int64_t) const { return 0; }
   template <int kN>
-  __device__ void update(Row<kN>& row, int i, sum_t grad, sum_t, const Header& header) const {
-    row.w.set(i, static_cast<scalar_t>(static_cast<sum_t>(row.w.get(i)) - static_cast<sum_t>(header.rate) * grad));
+  __device__ void update(Row<kN>& row, int i, sum_t grad, sum_t, const Prepared& prepared) const {
+    row.w.set(i, static_cast<scalar_t>(static_cast<sum_t>(row.w.get(i)) - static_cast<sum_t>(prepared.rate) * grad));
   }
 };
 

@@ -1,4 +1,5 @@
-// The update of a row with many places by whole blocks: each sums a part of them, the last to end adds the parts.
+// The update of a row with many places by whole blocks: by one, or by several, of which each sums a part of the row's
+// gradients and the last to end adds the parts.
 #pragma once
 
 #include "row_update_light.cuh"
@@ -22,13 +23,12 @@ struct HeavyMemory {
 };
 
 // Adds the rows of gradients at `sorted`: team t of the block takes the t-th, the one after as many as there are teams,
-// and so on, four loads in flight.
-template <typename Optimizer, int kVec>
-__device__ void add_heavy(typename Optimizer::sum_t (&sum)[kVec],
-                          const typename Optimizer::scalar_t* __restrict__ grads, const uint32_t* sorted,
-                          uint32_t count, int64_t column, const Shape& shape) {
+// and so on, with as many loads in flight as registers suffice for.
+template <typename Optimizer, int kVec, typename place_t>
+__device__ void add_heavy(typename Optimizer::sum_t (&sum)[kVec], const typename Optimizer::scalar_t* grads,
+                          const place_t* sorted, uint32_t count, int64_t column, const Shape& shape) {
   using sum_t = typename Optimizer::sum_t;
-  constexpr int kRows = 4;
+  constexpr int kRows = kBlocks<Optimizer> > 2 ? 4 : 8;
   if (column >= shape.width) {
     return;
   }
@@ -53,32 +53,112 @@ __device__ void add_heavy(typename Optimizer::sum_t (&sum)[kVec],
   }
 }
 
+// Updates segments `begin` to `end` of a row with many places, sorted, by the whole block: a team of threads takes one
+// gradient, other teams the next.
+template <typename Optimizer, int kVec, typename Memory, typename place_t>
+__device__ void update_by_block(Memory& memory, const Optimizer& optimizer, const Prepared& prepared, const Row& row,
+                                const place_t* places, const typename Optimizer::scalar_t* grads, const Shape& shape,
+                                int begin, int end) {
+  using sum_t = typename Optimizer::sum_t;
+  const int lane = static_cast<int>(threadIdx.x) & (shape.heavy_lanes - 1);
+  const bool is_first_team = threadIdx.x < shape.heavy_lanes;
+  const auto offset = static_cast<int64_t>(row.id) * shape.width;
+  const auto column_of = [&](int segment) {
+    return (static_cast<int64_t>(segment) * shape.heavy_lanes + lane) * kVec;
+  };
+  sum_t sum[kVec];
+  const auto add = [&](int64_t column) {  // into the first team's `sum`
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      sum[i] = 0;
+    }
+    add_heavy<Optimizer, kVec>(sum, grads, places, row.count, column, shape);
+    if (shape.heavy_lanes < kThreads) {
+      __syncthreads();  // the sums before have been read
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        memory.sums[threadIdx.x * kVec + i] = sum[i];
+      }
+      __syncthreads();
+      if (is_first_team) {
+        for (int team = 1; team < kThreads / shape.heavy_lanes; ++team) {
+#pragma unroll
+          for (int i = 0; i < kVec; ++i) {
+            sum[i] += memory.sums[(team * shape.heavy_lanes + lane) * kVec + i];
+          }
+        }
+      }
+    }
+    if (row.is_bad) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        sum[i] = static_cast<sum_t>(NAN);
+      }
+    }
+  };
+
+  sum_t row_rate = 0;
+  if constexpr (Optimizer::kWholeRow) {
+    const sum_t state = optimizer.row_state(row.id);
+    sum_t square = 0;
+    for (int segment = 0; segment < shape.n_heavy_segments; ++segment) {
+      const int64_t column = column_of(segment);
+      add(column);
+      if (is_first_team && column < shape.width) {
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) {
+          square += sum[i] * sum[i];
+        }
+      }
+    }
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      square += __shfl_xor_sync(kAllLanes, square, distance);
+    }
+    if (threadIdx.x % 32 == 0) {
+      memory.squares[threadIdx.x / 32] = square;
+    }
+    __syncthreads();
+    square = 0;
+    for (int warp = 0; warp < kThreads / 32; ++warp) {
+      square += memory.squares[warp];
+    }
+    // every thread has read the old state by now
+    const sum_t mean_square = square / static_cast<sum_t>(shape.width);
+    row_rate = optimizer.row_rate(row.id, state, mean_square, threadIdx.x == 0, prepared);
+  }
+  for (int segment = begin; segment < end; ++segment) {
+    const int64_t column = column_of(segment);
+    const bool is_mine = is_first_team && column < shape.width;
+    typename Optimizer::template Row<kVec> values;
+    if (is_mine) {
+      optimizer.read(values, offset + column);
+    }
+    if (!Optimizer::kWholeRow || shape.n_heavy_segments > 1) {
+      add(column);  // for a whole row, if it is wider than the block, a second time
+    }
+    if (is_mine) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        optimizer.update(values, i, sum[i], row_rate, prepared);
+      }
+      optimizer.write(values, offset + column);
+    }
+  }
+  __syncthreads();  // the memory is free for the next row
+}
+
 // Adds one part of a row with many places. A part is a range of places, of one width for all parts of a row; within it
 // they are sorted as bits of a map, one window after the other.
 template <typename Optimizer, int kVec>
 __device__ void add_part(HeavyMemory<typename Optimizer::sum_t, kVec>& memory, typename Optimizer::sum_t (&sum)[kVec],
-                         const typename Optimizer::scalar_t* __restrict__ grads, const Groups& groups,
+                         const typename Optimizer::scalar_t* grads, const Groups& groups,
                          const HeavyRow& row, uint32_t part, int64_t column, const Shape& shape) {
   const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const uint32_t count = row.count & ~kBad;
   const uint32_t* places = groups.places + row.start;
-  if (row.n_parts == 1) {
-    const uint32_t mine = thread < count ? places[thread] : kAlone;
-    memory.unsorted[thread] = mine;
-    __syncthreads();
-    uint32_t rank = 0;
-    for (uint32_t k = 0; k < count; ++k) {
-      rank += memory.unsorted[k] < mine;
-    }
-    if (thread < count) {
-      memory.sorted[rank] = mine;
-    }
-    __syncthreads();
-    add_heavy<Optimizer, kVec>(sum, grads, memory.sorted, count, column, shape);
-    return;
-  }
-  const uint32_t range = (groups.n_ids + row.n_parts - 1) / row.n_parts;
-  const uint32_t end = min(groups.n_ids, (part + 1) * range);
+  const uint32_t range = (groups.given.n + row.n_parts - 1) / row.n_parts;
+  const uint32_t end = min(groups.given.n, (part + 1) * range);
   for (uint32_t begin = part * range; begin < end; begin += kWindow) {
     const uint32_t size = min(kWindow, end - begin);
     const uint32_t words_each = ((size + 31) / 32 + kThreads - 1) / kThreads;
@@ -129,10 +209,28 @@ __device__ void add_part(HeavyMemory<typename Optimizer::sum_t, kVec>& memory, t
   }
 }
 
+// Brings the places of a row that is one part into `memory.sorted`, in their order. Ends with a barrier.
+template <typename Memory>
+__device__ void sort_by_pairs(Memory& memory, const uint32_t* places, uint32_t count) {
+  const uint32_t mine = threadIdx.x < count ? places[threadIdx.x] : kAlone;
+  if (threadIdx.x < count) {
+    memory.unsorted[threadIdx.x] = mine;
+  }
+  __syncthreads();
+  if (threadIdx.x < count) {
+    uint32_t rank = 0;
+    for (uint32_t k = 0; k < count; ++k) {
+      rank += memory.unsorted[k] < mine;
+    }
+    memory.sorted[rank] = mine;
+  }
+  __syncthreads();
+}
+
 // Ends a row whose parts have all been added: their sums in the parts' order, then the update.
 template <typename Optimizer, int kVec>
 __device__ void finish_heavy(HeavyMemory<typename Optimizer::sum_t, kVec>& memory, const Optimizer& optimizer,
-                             const Header& header, const HeavyRow& row, const typename Optimizer::sum_t* partials,
+                             const Prepared& prepared, const HeavyRow& row, const typename Optimizer::sum_t* partials,
                              int64_t width) {
   using sum_t = typename Optimizer::sum_t;
   const int64_t first = static_cast<int64_t>(threadIdx.x) * kVec;
@@ -178,7 +276,7 @@ __device__ void finish_heavy(HeavyMemory<typename Optimizer::sum_t, kVec>& memor
       square += memory.squares[warp];
     }
     // every thread has read the old state by now
-    row_rate = optimizer.row_rate(row.id, state, square / static_cast<sum_t>(width), threadIdx.x == 0, header);
+    row_rate = optimizer.row_rate(row.id, state, square / static_cast<sum_t>(width), threadIdx.x == 0, prepared);
   }
   for (int64_t column = first; column < width; column += kThreads * kVec) {
     typename Optimizer::template Row<kVec> values;
@@ -186,17 +284,17 @@ __device__ void finish_heavy(HeavyMemory<typename Optimizer::sum_t, kVec>& memor
     whole(column, sum);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
-      optimizer.update(values, i, sum[i], row_rate, header);
+      optimizer.update(values, i, sum[i], row_rate, prepared);
     }
     optimizer.write(values, static_cast<int64_t>(row.id) * width + column);
   }
 }
 
-// Blocks take heavy items, each a part of a row's places and a segment of its columns, in turns; the last to arrive at a
-// row ends it.
+// Blocks take heavy items, each a part of a row's places and a segment of its columns, in turns. If there are several
+// parts, the last to arrive at a row ends it.
 template <typename Optimizer, int kVec>
 __device__ void update_heavy(const Optimizer& optimizer, const Groups& groups,
-                             const typename Optimizer::scalar_t* __restrict__ grads,
+                             const typename Optimizer::scalar_t* grads,
                              typename Optimizer::sum_t* partials, const Shape& shape) {
   using sum_t = typename Optimizer::sum_t;
   __shared__ HeavyMemory<sum_t, kVec> memory;
@@ -207,6 +305,16 @@ __device__ void update_heavy(const Optimizer& optimizer, const Groups& groups,
     const int64_t segment_start = (item - which * shape.n_heavy_segments) * segment_width;
     const Part part = groups.parts[which];
     const HeavyRow row = groups.heavy[part.row];
+    if (row.n_parts == 1) {
+      const int segment = static_cast<int>(item - which * shape.n_heavy_segments);
+      if (!Optimizer::kWholeRow || segment == 0) {
+        const Row whole{row.id, row.count & ~kBad, (row.count & kBad) != 0};
+        sort_by_pairs(memory, groups.places + row.start, whole.count);
+        update_by_block<Optimizer, kVec>(memory, optimizer, groups.header->prepared, whole, memory.sorted, grads, shape,
+                                         segment, Optimizer::kWholeRow ? shape.n_heavy_segments : segment + 1);
+      }
+      continue;
+    }
     sum_t sum[kVec] = {};
     const int64_t column = segment_start + static_cast<int64_t>(threadIdx.x % shape.heavy_lanes) * kVec;
     add_part<Optimizer, kVec>(memory, sum, grads, groups, row, part.index, column, shape);
@@ -234,7 +342,7 @@ __device__ void update_heavy(const Optimizer& optimizer, const Groups& groups,
     __syncthreads();
     if (memory.is_last) {
       __threadfence();
-      finish_heavy<Optimizer, kVec>(memory, optimizer, *groups.header, row, partials, shape.width);
+      finish_heavy<Optimizer, kVec>(memory, optimizer, groups.header->prepared, row, partials, shape.width);
     }
     __syncthreads();  // the memory is free for the next item
   }

@@ -14,10 +14,16 @@ namespace torchlayer {
 //   kMinBlocks                of how many an SM's registers shall suffice, to keep enough loads in flight
 //   kWholeRow                 whether an element's update depends on the whole row's gradient
 //   struct Row<kN>            kN neighbouring elements of weight and states, and
-//   read(row, at), write(row, at), to and from their offset `at` in the table
+//   read(row, at), write(row, at), from and to their offset `at` in the table, and prefetch(at)
 //   row_state(id)             what it keeps for a row, read early
-//   row_rate(id, state, mean_square, is_writer, header)   for the whole row, called by all lanes of it
-//   update(row, i, grad, rate, header constants)
+//   row_rate(id, state, mean_square, is_writer, prepared)   for the whole row, called by all lanes of it
+//   update(row, i, grad, rate, prepared rates)
+
+// A row that some ids name.
+struct Row {
+  uint32_t id, count;
+  bool is_bad;  // one of these ids lay outside the table
+};
 
 struct Shape {
   int64_t width;
@@ -26,99 +32,127 @@ struct Shape {
   uint32_t n_heavy_blocks;
 };
 
-// Adds `count` rows of gradients, in the order of `places`, to the elements from `column` on. Loads of two rows are in
-// flight together with those of the weight and the states.
-template <typename Optimizer, int kVec, int kPieces>
-__device__ void add_light(typename Optimizer::sum_t (&sum)[kPieces][kVec],
-                          const typename Optimizer::scalar_t* __restrict__ grads,
-                          const uint32_t (&places)[kLightPlaces], uint32_t count, int64_t column, int64_t stride,
-                          int64_t width) {
-  using sum_t = typename Optimizer::sum_t;
-  constexpr int kRows = 2;
+// The packs of a lane that lie within the next `left` elements from `from` on, one each `stride`; others are 0, as the
+// compiler would keep what was there before.
+template <int kPieces, int kVec, typename scalar_t>
+__device__ void read_gradient(Pack<scalar_t, kVec> (&loaded)[kPieces], const scalar_t* from, int stride, int left) {
 #pragma unroll
-  for (int k = 0; k < static_cast<int>(kLightPlaces); k += kRows) {
-    if (k < count) {
-      Pack<typename Optimizer::scalar_t, kVec> loaded[kRows][kPieces];
+  for (int u = 0; u < kPieces; ++u) {
+    loaded[u] = {};
+    if (u * stride < left) {
+      loaded[u] = read_pack<kVec, true>(from + u * stride);
+    }
+  }
+}
+
+// Sums `count` gradients, in the order of `places`, for a lane's packs; `grads` is where these begin in the first. Most
+// rows have one gradient: it is on its way together with the weight and the states. Of others, as many packs are as
+// registers suffice for.
+template <typename Optimizer, int kVec, int kPieces>
+__device__ void sum_light(typename Optimizer::sum_t (&sum)[kPieces][kVec], const typename Optimizer::scalar_t* grads,
+                          const uint32_t (&places)[kLightPlaces], uint32_t count, int stride, int left, int64_t width) {
+  using scalar_t = typename Optimizer::scalar_t;
+  using sum_t = typename Optimizer::sum_t;
+  {
+    Pack<scalar_t, kVec> loaded[kPieces];
+    read_gradient(loaded, grads + places[0] * width, stride, left);
+#pragma unroll
+    for (int u = 0; u < kPieces; ++u) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        sum[u][i] = static_cast<sum_t>(loaded[u].get(i));
+      }
+    }
+  }
+  constexpr int kRows = kPieces * kVec > 8 ? 1 : 2, kGroup = kPieces > 4 ? 4 : kPieces;
+  uint32_t rest[kLightPlaces];
+#pragma unroll
+  for (int k = 0; k < static_cast<int>(kLightPlaces); ++k) {
+    rest[k] = places[k];
+  }
+#pragma unroll 1
+  for (uint32_t k = 1; k < count; k += kRows) {
+#pragma unroll
+    for (int u = 0; u < kPieces; u += kGroup) {
+      Pack<scalar_t, kVec> loaded[kRows][kGroup];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-        for (int u = 0; u < kPieces; ++u) {
-          if (k + r < count && column + u * stride < width) {
-            loaded[r][u] = read_pack<kVec, true>(grads + places[k + r] * width + column + u * stride);
-          }
+        if (r == 0 || k + r < count) {
+          read_gradient(loaded[r], grads + rest[1 + r] * width + u * stride, stride, left - u * stride);
         }
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
+        if (r == 0 || k + r < count) {
 #pragma unroll
-        for (int u = 0; u < kPieces; ++u) {
-          if (k + r < count && column + u * stride < width) {
+          for (int v = 0; v < kGroup; ++v) {
 #pragma unroll
             for (int i = 0; i < kVec; ++i) {
-              const auto more = static_cast<sum_t>(loaded[r][u].get(i));
-              sum[u][i] = k + r == 0 ? more : sum[u][i] + more;
+              sum[u + v][i] += static_cast<sum_t>(loaded[r][v].get(i));
             }
           }
         }
       }
     }
+#pragma unroll
+    for (int j = 1; j + kRows < static_cast<int>(kLightPlaces); ++j) {
+      rest[j] = rest[j + kRows];  // registers have no numbers that a loop could count up
+    }
   }
 }
 
-template <typename Optimizer, int kVec, int kPieces>
-__device__ void update_light(const Optimizer& optimizer, const Groups& groups,
-                             const typename Optimizer::scalar_t* __restrict__ grads, const Shape& shape) {
-  using sum_t = typename Optimizer::sum_t;
-  const int64_t thread = static_cast<int64_t>(blockIdx.x - shape.n_heavy_blocks) * kThreads + threadIdx.x;
-  const int64_t team = thread / shape.lanes;
-  const int lane = static_cast<int>(thread) & (shape.lanes - 1);
-  const int64_t index = Optimizer::kWholeRow ? team : team / shape.n_segments;
-  const int begin = Optimizer::kWholeRow ? 0 : static_cast<int>(team - index * shape.n_segments);
-  const int end = Optimizer::kWholeRow ? shape.n_segments : begin + 1;
-  if (index >= static_cast<int64_t>(groups.header->cursors.rows_and_places >> 32)) {
-    return;
+// How many blocks an SM's registers shall suffice for.
+template <typename Optimizer>
+constexpr int kBlocks = sizeof(typename Optimizer::scalar_t) > 4 ? 2 : Optimizer::kMinBlocks;
+
+// The places of a row in their order, if they are not in it.
+__device__ inline void sort_places(uint32_t (&places)[kLightPlaces]) {
+#pragma unroll
+  for (int round = 0; round < static_cast<int>(kLightPlaces); ++round) {
+#pragma unroll
+    for (int k = round % 2; k + 1 < static_cast<int>(kLightPlaces); k += 2) {
+      const uint32_t lower = min(places[k], places[k + 1]);
+      places[k + 1] = max(places[k], places[k + 1]);
+      places[k] = lower;
+    }
   }
-  const LightRow row = groups.light[index];
-  const Header& header = *groups.header;
-  const uint32_t count = row.count & ~kBad;
-  const int64_t stride = static_cast<int64_t>(shape.lanes) * kVec;  // from one piece of a lane to its next
-  const auto column_of = [&](int segment) { return segment * stride * kPieces + lane * kVec; };
+}
+
+// Updates segments `begin` to `end` of a row, by a team of `shape.lanes` neighbouring lanes, of which this is number
+// `lane`; kLanes is their number, if it is known, or 0. `find_places` tells the row's places in their order, once its
+// weight and states are on their way.
+template <typename Optimizer, int kVec, int kPieces, int kLanes, typename FindPlaces>
+__device__ void update_light_row(const Optimizer& optimizer, const Prepared& prepared, const Row& row,
+                                 const typename Optimizer::scalar_t* grads, const Shape& shape, int lane, int begin,
+                                 int end, const FindPlaces& find_places) {
+  using sum_t = typename Optimizer::sum_t;
+  const int lanes = kLanes == 0 ? shape.lanes : kLanes;
+  const int stride = lanes * kVec;  // from one piece of a lane to its next
+  const auto column_of = [&](int segment) { return static_cast<int64_t>(segment) * stride * kPieces + lane * kVec; };
+  const auto left_from = [&](int64_t column) {  // in the row, or as much of it as this segment can tell
+    return static_cast<int>(min(shape.width - column, static_cast<int64_t>(stride) * kPieces));
+  };
   const auto offset = static_cast<int64_t>(row.id) * shape.width;
 
   typename Optimizer::template Row<kVec> values[kPieces];
   const auto read_values = [&](int64_t column) {
 #pragma unroll
     for (int u = 0; u < kPieces; ++u) {
-      if (column + u * stride < shape.width) {
+      values[u] = {};
+      if (u * stride < left_from(column)) {
         optimizer.read(values[u], offset + column + u * stride);
       }
     }
   };
   read_values(column_of(begin));
   const sum_t state = optimizer.row_state(row.id);
-
   uint32_t places[kLightPlaces];
-  places[0] = row.start;
-  if (count > 1) {
-#pragma unroll
-    for (int k = 0; k < static_cast<int>(kLightPlaces); ++k) {
-      places[k] = k < count ? groups.places[row.start + k] : kAlone;
-    }
-#pragma unroll
-    for (int round = 0; round < static_cast<int>(kLightPlaces); ++round) {
-#pragma unroll
-      for (int k = round % 2; k + 1 < static_cast<int>(kLightPlaces); k += 2) {
-        const uint32_t lower = min(places[k], places[k + 1]);
-        places[k + 1] = max(places[k], places[k + 1]);
-        places[k] = lower;
-      }
-    }
-  }
+  find_places(places);
 
   sum_t sum[kPieces][kVec];
   const auto add = [&](int64_t column) {
-    add_light<Optimizer, kVec, kPieces>(sum, grads, places, count, column, stride, shape.width);
-    if (row.count & kBad) {
+    sum_light<Optimizer, kVec, kPieces>(sum, grads + column, places, row.count, stride, left_from(column), shape.width);
+    if (row.is_bad) {
 #pragma unroll
       for (int u = 0; u < kPieces; ++u) {
 #pragma unroll
@@ -137,22 +171,19 @@ __device__ void update_light(const Optimizer& optimizer, const Groups& groups,
       add(column);
 #pragma unroll
       for (int u = 0; u < kPieces; ++u) {
-        if (column + u * stride < shape.width) {
 #pragma unroll
-          for (int i = 0; i < kVec; ++i) {
-            square += sum[u][i] * sum[u][i];
-          }
+        for (int i = 0; i < kVec; ++i) {
+          square += u * stride < left_from(column) ? sum[u][i] * sum[u][i] : 0;
         }
       }
     }
     // other rows' lanes in this warp may be elsewhere, or gone
-    const unsigned mates = (shape.lanes == 32 ? kAllLanes : (1u << shape.lanes) - 1)
-                           << (threadIdx.x % 32 & ~(shape.lanes - 1));
-    for (int distance = shape.lanes / 2; distance > 0; distance /= 2) {
+    const unsigned mates = (lanes == 32 ? kAllLanes : (1u << lanes) - 1) << (threadIdx.x % 32 & ~(lanes - 1));
+    for (int distance = lanes / 2; distance > 0; distance /= 2) {
       square += __shfl_xor_sync(mates, square, distance);
     }
     __syncwarp(mates);  // all of them have read the state that one now writes
-    row_rate = optimizer.row_rate(row.id, state, square / static_cast<sum_t>(shape.width), lane == 0, header);
+    row_rate = optimizer.row_rate(row.id, state, square / static_cast<sum_t>(shape.width), lane == 0, prepared);
   }
 
   for (int segment = begin; segment < end; ++segment) {
@@ -165,14 +196,81 @@ __device__ void update_light(const Optimizer& optimizer, const Groups& groups,
     }
 #pragma unroll
     for (int u = 0; u < kPieces; ++u) {
-      if (column + u * stride < shape.width) {
+      if (u * stride < left_from(column)) {
 #pragma unroll
         for (int i = 0; i < kVec; ++i) {
-          optimizer.update(values[u], i, sum[u][i], row_rate, header);
+          optimizer.update(values[u], i, sum[u][i], row_rate, prepared);
         }
         optimizer.write(values[u], offset + column + u * stride);
       }
     }
+  }
+}
+
+// How many threads take tiles of light rows together: a warp, where rows of several places would keep others waiting.
+template <typename Optimizer>
+constexpr int kTakers = Optimizer::kWholeRow ? 32 : kThreads;
+
+// A team takes one of the rows listed, or (unless the optimiser needs all of it) a segment of one; the threads that
+// take a tile, as many as they have teams. Their first two tiles are given, the others they take as they come to them,
+// so that blocks with heavy rows have fewer.
+template <typename Optimizer, int kVec, int kPieces>
+__device__ void update_light(const Optimizer& optimizer, const Groups& groups,
+                             const typename Optimizer::scalar_t* grads, const Shape& shape) {
+  constexpr int kLanes = kVec * kPieces > 16 ? 32 : 0;  // so many packs are for wide rows alone
+  constexpr int kTaking = kTakers<Optimizer>;
+  __shared__ uint32_t taken[2];
+  const uint32_t n_teams = kTaking / shape.lanes, n_segments = Optimizer::kWholeRow ? 1 : shape.n_segments;
+  const uint32_t own_team = threadIdx.x % kTaking / shape.lanes, n_takers = gridDim.x * (kThreads / kTaking);
+  const bool is_first = threadIdx.x % kTaking == 0;
+  const int lane = static_cast<int>(threadIdx.x) & (shape.lanes - 1);
+  const auto n_rows = static_cast<uint32_t>(groups.header->cursors.rows_and_places >> 32);
+  if (n_rows == 0) {  // all are heavy
+    return;
+  }
+  const auto listed_at = [&](uint32_t tile) {  // the last row for those past the end of the list
+    return groups.light[min((tile * n_teams + own_team) / n_segments, n_rows - 1)];
+  };
+
+  uint32_t tile = blockIdx.x + threadIdx.x / kTaking * gridDim.x, next = tile + n_takers;
+  LightRow listed = listed_at(tile);
+  const uint32_t n_tiles = (n_rows * n_segments + n_teams - 1) / n_teams;
+  const Prepared prepared = groups.header->prepared;  // here, as no store of ours changes it
+  for (int turn = 0; tile < n_tiles; turn ^= 1) {
+    const LightRow listed_next = listed_at(next);
+    uint32_t after_next = kEmpty;
+    if (is_first && next < n_tiles) {
+      after_next = 2 * n_takers + atomicAdd(&groups.header->cursors.n_taken, 1u);
+    }
+    const uint32_t team = tile * n_teams + own_team, index = team / n_segments;
+    if (index < n_rows) {
+      const int begin = static_cast<int>(team - index * n_segments);
+      const int end = Optimizer::kWholeRow ? shape.n_segments : begin + 1;
+      const Row row{listed.id, listed.count & ~kBad, (listed.count & kBad) != 0};
+      const auto find_places = [&](uint32_t(&places)[kLightPlaces]) {
+        places[0] = listed.start;
+        if (row.count > 1) {
+#pragma unroll
+          for (int k = 0; k < static_cast<int>(kLightPlaces); ++k) {
+            places[k] = k < row.count ? groups.places[listed.start + k] : kAlone;
+          }
+          sort_places(places);
+        }
+      };
+      update_light_row<Optimizer, kVec, kPieces, kLanes>(optimizer, prepared, row, grads, shape, lane, begin, end,
+                                                         find_places);
+    }
+    tile = next;
+    if constexpr (kTaking == 32) {
+      next = __shfl_sync(kAllLanes, after_next, 0);
+    } else {
+      if (is_first) {
+        taken[turn] = after_next;
+      }
+      __syncthreads();
+      next = taken[turn];
+    }
+    listed = listed_next;
   }
 }
 

@@ -385,11 +385,16 @@ def test_a_captured_step_misses_nothing_of_these_optimisers(cls):
 # What only a GPU shows
 
 MANY = [
-    # shape, n_ids, how skewed; up to 4096 ids one block groups them, up to 8 places a row is light, past 256 in parts
+    # shape, n_ids, how skewed; up to 4096 ids one kernel does all; a row is light up to 8 places, in parts past 64, and
+    # does not fit into a warp's registers past a width of 1024
     ((1,), 1, 1),
     ((50, 6), 80, 3),
     ((50_000, 128), 192, 8),
+    ((40, 1024), 3000, 2),
+    ((6, 2500), 2000, 1),
+    ((3000, 96), 4096, 4),
     ((300, 7), 4097, 1),
+    ((4000, 1536), 5000, 2),
     ((50_000, 128), 16_448, 8),
     ((20_000, 1024), 10_752, 6),
     ((2000, 264), 66_560, 1),
@@ -447,6 +452,8 @@ def test_on_a_gpu_a_bad_id_turns_the_row_it_meets_into_nan(name, n_ids):
     clean |= {"ids": args["ids"][10:].clone(), "row_grads": args["row_grads"][10:].clone()}
     args["ids"][:10] = torch.tensor([-1, 5000, BIG, LAST, -LAST - 1, 2**32, 2**32 + 7, -5, 5001, -(2**32)])
     run_op(name, args)
+    with pytest.raises(IndexError, match="was given id"):
+        kernels.check_ids()
     run_op(name, clean)
     rows = args["weight"].isnan().any(1)
     assert rows.nonzero().flatten().tolist() == [0, 4999]
