@@ -1,0 +1,487 @@
+// The search for candidates on a GPU: the same classes in the same order from the same seed as a CPU finds.
+//
+// The CPU draws in rounds of as many as are still missing. What it arrives at are the first n_sampled distinct classes
+// in the order of their first draws, and the number of draws up to the last of them; so here rounds are as long as
+// suits the chip, and what a round draws too much is dropped. Draws are pure functions of their number: a round is
+// drawn in parallel, every draw is offered to a hash table that keeps the lowest number of each class, and a draw is
+// new if the table kept its number. Nothing depends on who comes first.
+#pragma once
+
+#include "bad_ids.cuh"
+#include "launch.cuh"
+#include "samplers.h"
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+namespace torchlayer {
+namespace candidates {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+using Sample = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using Word = unsigned long long;  // what atomicCAS and atomicMin take
+
+constexpr int kLanes = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kThreads = 128;         // of the elementwise kernels: few, so that some thousand draws reach every SM
+constexpr int kTile = 1024;           // draws, and threads, of a block that ranks them
+constexpr int kSearchThreads = 1024;  // at most, of the one block that searches
+constexpr int kItems = 4;             // draws of each of its threads in a round, whose long arithmetic overlaps
+
+// Up to so many classes one block draws alone, which needs one kernel; beyond, its double precision is the bottleneck.
+constexpr int64_t kAlone = 1024;
+
+// A slot holds a class in its upper 40 bits and in the lower 24 the number of its first draw in this round, from 1; 0
+// is for a class of an earlier round. So the smaller of two words of one class is the earlier draw.
+constexpr int kOrderBits = 24;
+constexpr int64_t kLongestRound = (int64_t{1} << kOrderBits) - kTile;
+constexpr Word kEmpty = ~Word{0};
+
+// What all kernels of one call are asked for.
+struct Request {
+  const int64_t* seed;
+  const int64_t* labels;
+  int64_t n_labels, n_sampled, max_tries;
+  int64_t* sampled;
+  int64_t* n_tries;  // -1 if max_tries were too few
+  float* true_count;
+  float* sampled_count;
+  int64_t n_true;  // labels of a row
+  IdReporter reporter;
+};
+
+struct Table {
+  Word* slots;
+  int bits;
+
+  __device__ static Word word_of(int64_t id, int64_t order) {
+    return static_cast<Word>(id) << kOrderBits | static_cast<Word>(order);
+  }
+
+  // What a slot holds after a barrier; in global memory as the L2 cache has it, where atomic operations work.
+  template <bool kIsShared>
+  __device__ Word look(uint32_t at) const {
+    return kIsShared ? slots[at] : __ldcg(slots + at);
+  }
+
+  // Offers a draw, and returns the slot of its class. There is always a free slot: see bits_for.
+  __device__ uint32_t insert(Word word) const {
+    const Word key = word >> kOrderBits;
+    const auto mask = static_cast<uint32_t>((Word{1} << bits) - 1);
+    auto at = static_cast<uint32_t>((key * 0x9E3779B97F4A7C15ull) >> (64 - bits));  // Fibonacci hashing
+    for (;;) {
+      const Word there = atomicCAS(slots + at, kEmpty, word);
+      if (there == kEmpty) {
+        return at;
+      }
+      if (there >> kOrderBits == key) {
+        if (there > word) {
+          atomicMin(slots + at, word);
+        }
+        return at;
+      }
+      at = (at + 1) & mask;
+    }
+  }
+};
+
+// The size of a table at most two thirds full.
+inline int bits_for(int64_t n_most) {
+  int bits = 1;
+  while ((int64_t{1} << bits) < n_most + n_most / 2 + 1) {
+    ++bits;
+  }
+  return bits;
+}
+
+// How often item i is expected in the sample; items are the labels, then the sampled classes. NaN for one that does not
+// exist or is never drawn, and for all if the search failed.
+template <typename Classes>
+__device__ void count_item(const Classes& classes, const Request& request, int64_t i, int64_t n_tries) {
+  const bool is_label = i < request.n_labels;
+  const int64_t id = is_label ? request.labels[i] : request.sampled[i - request.n_labels];
+  const bool exists = id >= 0 && id < classes.n_classes;
+  if (is_label && !exists) {
+    request.reporter.report(IdArgument::kCountedLabels, i / request.n_true, id, classes.n_classes);
+  }
+  const double p = exists ? classes.probability(id) : 0.0;
+  // 1 - (1 - p)^n_tries; TensorFlow takes p * n_sampled where no draw was in vain
+  const double count = n_tries == request.n_sampled ? p * static_cast<double>(request.n_sampled)
+                                                    : -expm1(static_cast<double>(n_tries) * log1p(-p));
+  (is_label ? request.true_count[i] : request.sampled_count[i - request.n_labels]) =
+      p > 0 && n_tries > 0 ? static_cast<float>(count) : nanf("");
+}
+
+// One thread an item. Must move: 12 bytes an item; what it costs are two logarithms and an exponential in double.
+template <typename Classes>
+__global__ void __launch_bounds__(kThreads) count_items(const Classes classes, const Request request) {
+  wait_for_earlier_kernels();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < request.n_labels + request.n_sampled) {
+    count_item(classes, request, i, *request.n_tries);
+  }
+}
+
+// With repeats the number of draws is known beforehand: one thread an item draws, if it is no label, and counts.
+// Must move: 12 bytes an item.
+template <typename Classes>
+__global__ void __launch_bounds__(kThreads) draw_and_count(const Classes classes, const Request request) {
+  wait_for_earlier_kernels();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= request.n_labels + request.n_sampled) {
+    return;
+  }
+  const int64_t draw = i - request.n_labels;
+  if (draw >= 0) {
+    request.sampled[draw] = classes.pick(uniforms(request.seed, draw));
+  }
+  if (draw == 0) {
+    *request.n_tries = request.n_sampled;
+  }
+  count_item(classes, request, i, request.n_sampled);
+}
+
+// The memory of a first round too long for one block.
+struct Round {
+  int64_t n_draws;
+  Table table;
+  int64_t* drawn;    // (n_draws,)
+  uint32_t* slot;    // (n_draws,)
+  uint32_t* is_new;  // a bit a draw, whole tiles
+  uint32_t* n_new;   // of each tile
+  int64_t* n_found;
+};
+
+// One thread a draw; all of them clear the table. Must move: 8 bytes a draw and 8 a slot; Philox and the exponential
+// are some 40 integer products and 60 dependent double operations.
+template <typename Classes>
+__global__ void __launch_bounds__(kThreads)
+    draw_round(const Classes classes, const int64_t* seed, const Round round) {
+  wait_for_earlier_kernels();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  for (int64_t at = i; at < int64_t{1} << round.table.bits; at += static_cast<int64_t>(gridDim.x) * kThreads) {
+    round.table.slots[at] = kEmpty;
+  }
+  if (i < round.n_draws) {
+    round.drawn[i] = classes.pick(uniforms(seed, i));
+  }
+}
+
+// One thread a draw. Must move: 12 bytes a draw, and an atomic operation or two in the L2 cache.
+static __global__ void __launch_bounds__(kThreads) insert_round(const Round round) {
+  wait_for_earlier_kernels();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < round.n_draws) {
+    round.slot[i] = round.table.insert(Table::word_of(round.drawn[i], i + 1));
+  }
+}
+
+// One thread a draw, one block a tile: which draws are new, and how many. Must move: 20 bytes a draw.
+static __global__ void __launch_bounds__(kTile) find_new(const Round round) {
+  wait_for_earlier_kernels();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kTile + threadIdx.x;
+  bool is_new = false;
+  if (i < round.n_draws) {
+    is_new = round.table.slots[round.slot[i]] == Table::word_of(round.drawn[i], i + 1);
+  }
+  const unsigned ballot = __ballot_sync(kAllLanes, is_new);
+  if (threadIdx.x % kLanes == 0) {
+    round.is_new[i / kLanes] = ballot;
+  }
+  const int n_new = __syncthreads_count(is_new);
+  if (threadIdx.x == 0) {
+    round.n_new[blockIdx.x] = static_cast<uint32_t>(n_new);
+  }
+}
+
+// The sum over a block of whole warps, for all its threads; `shared` holds kLanes of them and may be used again after
+// the next barrier.
+__device__ inline uint32_t sum_over_block(uint32_t value, uint32_t* shared) {
+  const unsigned lane = threadIdx.x % kLanes;
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(kAllLanes, value, distance);
+  }
+  if (lane == 0) {
+    shared[threadIdx.x / kLanes] = value;
+  }
+  __syncthreads();
+  value = lane < blockDim.x / kLanes ? shared[lane] : 0;
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(kAllLanes, value, distance);
+  }
+  return value;
+}
+
+// One thread a draw, one block a tile: new draws go to the place their rank says, and their slots are marked as an
+// earlier round's, for the search that may follow. A block adds up the counts of the tiles before it: 16384 at most.
+// Must move: 20 bytes a new draw and the bits.
+static __global__ void __launch_bounds__(kTile) emit_new(const Round round, const Request request) {
+  wait_for_earlier_kernels();
+  __shared__ uint32_t partial[kLanes];
+  uint32_t before = 0;
+  for (unsigned tile = threadIdx.x; tile < blockIdx.x; tile += kTile) {
+    before += round.n_new[tile];
+  }
+  const unsigned lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
+  const uint32_t bits_of_lane = round.is_new[static_cast<int64_t>(blockIdx.x) * kLanes + lane];
+  int64_t rank = sum_over_block(before, partial);
+  const int64_t until = rank + round.n_new[blockIdx.x];
+  uint32_t in_tile = lane < warp ? __popc(bits_of_lane) : 0;  // word `lane` of the tile holds the draws of warp `lane`
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    in_tile += __shfl_xor_sync(kAllLanes, in_tile, distance);
+  }
+  const uint32_t mine = __shfl_sync(kAllLanes, bits_of_lane, static_cast<int>(warp));
+  if (mine >> lane & 1) {
+    rank += in_tile + __popc(mine & ((1u << lane) - 1));
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * kTile + threadIdx.x, id = round.drawn[i];
+    round.table.slots[round.slot[i]] = Table::word_of(id, 0);
+    if (rank < request.n_sampled) {
+      request.sampled[rank] = id;
+    }
+    if (rank == request.n_sampled - 1) {
+      *request.n_tries = i + 1;
+    }
+  }
+  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0) {
+    *round.n_found = until;
+  }
+}
+
+// One block draws until the classes are found: from the start, with the table in its shared memory, or on from a first
+// round that did not suffice, and after one that did it is done at once. A thread takes every blockDim-th draw of a
+// round. Alone it also counts the items, if they are few. Costs: a draw is some 60 double operations, of which one SM
+// does 64 a clock.
+template <typename Classes, bool kIsAlone>
+__global__ void __launch_bounds__(kSearchThreads)
+    search(const Classes classes, const Request request, const Round round, int first_length, bool counts) {
+  wait_for_earlier_kernels();
+  extern __shared__ Word shared_slots[];
+  __shared__ uint32_t n_before[kItems * kSearchThreads / kLanes];  // of each warp's draws, all of one item first
+  __shared__ uint32_t n_new;
+  __shared__ int64_t n_tries;
+  const int n_threads = static_cast<int>(blockDim.x), n_warps = n_threads / kLanes;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, warp = thread / kLanes;
+  const Table table{kIsAlone ? shared_slots : round.table.slots, round.table.bits};
+  int64_t start = 0, n_found = 0;
+  if constexpr (kIsAlone) {
+    for (int at = thread; at < 1 << table.bits; at += n_threads) {
+      table.slots[at] = kEmpty;
+    }
+  } else {
+    start = round.n_draws;
+    n_found = *round.n_found;
+    if (n_found >= request.n_sampled) {
+      return;
+    }
+  }
+  if (thread == 0) {
+    n_tries = -1;
+  }
+  __syncthreads();
+
+  for (int length = first_length; n_found < request.n_sampled && start < request.max_tries;
+       length = n_threads * kItems) {
+    if (length > request.max_tries - start) {
+      length = static_cast<int>(request.max_tries - start);
+    }
+    int64_t id[kItems];
+    uint32_t slot[kItems];
+    unsigned ballot[kItems];
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      const int i = item * n_threads + thread;
+      id[item] = i < length ? classes.pick(uniforms(request.seed, start + i)) : 0;
+    }
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      const int i = item * n_threads + thread;
+      slot[item] = i < length ? table.insert(Table::word_of(id[item], i + 1)) : 0;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      const int i = item * n_threads + thread;
+      const bool is_new = i < length && table.look<kIsAlone>(slot[item]) == Table::word_of(id[item], i + 1);
+      ballot[item] = __ballot_sync(kAllLanes, is_new);
+      if (lane == 0) {
+        n_before[item * n_warps + warp] = __popc(ballot[item]);
+      }
+    }
+    __syncthreads();
+    // after everyone has looked, before anyone inserts again
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      if (ballot[item] >> lane & 1) {
+        table.slots[slot[item]] = Table::word_of(id[item], 0);
+      }
+    }
+    if (warp == 0) {  // running sums, kItems neighbours a lane, which all the counts are
+      uint32_t sum = 0, n[kItems];
+#pragma unroll
+      for (int j = 0; j < kItems; ++j) {
+        const int at = lane * kItems + j;
+        n[j] = sum;
+        sum += at < kItems * n_warps ? n_before[at] : 0;
+      }
+      uint32_t through = sum;
+      for (int distance = 1; distance < kLanes; distance *= 2) {
+        const uint32_t below = __shfl_up_sync(kAllLanes, through, distance);
+        through += lane >= distance ? below : 0;
+      }
+#pragma unroll
+      for (int j = 0; j < kItems; ++j) {
+        const int at = lane * kItems + j;
+        if (at < kItems * n_warps) {
+          n_before[at] = through - sum + n[j];
+        }
+      }
+      if (lane == kLanes - 1) {
+        n_new = through;
+      }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      if (ballot[item] >> lane & 1) {
+        const int64_t rank =
+            n_found + n_before[item * n_warps + warp] + __popc(ballot[item] & ((1u << lane) - 1));
+        if (rank < request.n_sampled) {
+          request.sampled[rank] = id[item];
+        }
+        if (rank == request.n_sampled - 1) {
+          n_tries = start + item * n_threads + thread + 1;
+        }
+      }
+    }
+    n_found += n_new;
+    start += length;
+  }
+  for (int64_t rank = n_found + thread; rank < request.n_sampled; rank += n_threads) {
+    request.sampled[rank] = 0;  // a class that exists, so that nothing is read where nothing is
+  }
+  __syncthreads();
+  if (thread == 0) {
+    *request.n_tries = n_tries;
+  }
+  if (kIsAlone && counts) {
+    for (int64_t i = thread; i < request.n_labels + request.n_sampled; i += n_threads) {
+      count_item(classes, request, i, n_tries);
+    }
+  }
+}
+
+// About how many draws find n distinct classes of n_classes equally probable ones.
+inline double draws_for(const UniformClasses& classes, double n) {
+  const auto n_classes = static_cast<double>(classes.n_classes);
+  return -n_classes * std::log1p(-std::min(n, n_classes - 0.5) / n_classes);
+}
+
+// The same by Zipf's law, p(k) = 1 / (k h), a good first guess for other tables: their search goes on if it fails.
+// Among a * h draws are, as an integral over k, d(a) = V (1 - exp(-z)) + a E1(z) distinct ones, with z = a / V; its
+// slope is E1(z), and Newton's steps towards d(a) = n, begun below, stay below.
+template <typename Classes>
+double draws_for(const Classes& classes, double n) {
+  const auto n_classes = static_cast<double>(classes.n_classes);
+  double a = n / (1 + 1.5 * std::log1p(n_classes / n));
+  for (int step = 0; step < 5; ++step) {
+    const double z = a / n_classes;
+    const double e1 = -0.5772156649 - std::log(z) + z * (1 - z / 4 * (1 - z / 4.5 * (1 - z / 5.333)));
+    a = std::min(a + (n + n_classes * std::expm1(-z) - a * e1) / e1, n_classes);  // the series is one for z <= 1
+  }
+  return a * std::log1p(n_classes);
+}
+
+inline unsigned blocks_for(int64_t n, int64_t threads) { return static_cast<unsigned>((n + threads - 1) / threads); }
+
+template <typename Classes>
+void search_alone(const char* op, const Tensor& where, const Classes& classes, const Request& request,
+                  int64_t n_guess) {
+  const int64_t n_items = request.n_labels + request.n_sampled;
+  const int64_t n_threads = n_guess <= 256 ? 256 : n_guess <= 512 ? 512 : kSearchThreads;
+  const int64_t longest = n_threads * kItems;
+  const bool counts = n_items <= 2 * n_threads;  // more would wait for one SM
+  Round round{};
+  round.table.bits = bits_for(request.n_sampled + longest);
+  const size_t bytes = sizeof(Word) << round.table.bits;
+  const dim3 threads(static_cast<unsigned>(n_threads));
+  launch_early(op, where, search<Classes, true>, dim3(1), threads, bytes, classes, request, round,
+               std::min(n_guess, longest), counts);
+  if (!counts) {
+    launch_early(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), 0,
+               classes, request);
+  }
+}
+
+template <typename Classes>
+void search_together(const char* op, const Tensor& where, const Classes& classes, const Request& request,
+                     int64_t n_guess) {
+  constexpr int64_t kLongest = int64_t{kSearchThreads} * kItems;
+  Round round{};
+  round.n_draws = std::max<int64_t>(1, std::min({n_guess, request.max_tries, kLongestRound}));
+  // What the table may have to hold: all draws of the first round, or not all that are wanted and a round of the
+  // search. An alias table with classes that do not exist has two for each that does.
+  const int64_t n_first = std::min(round.n_draws, 2 * classes.n_classes);
+  const int64_t n_wanted = std::min(request.n_sampled, std::max<int64_t>(request.max_tries, 1));
+  round.table.bits = bits_for(std::max(n_first, n_wanted + kLongest));
+  const int64_t n_slots = int64_t{1} << round.table.bits, n_tiles = (round.n_draws + kTile - 1) / kTile;
+  const int64_t n_halves = round.n_draws + n_tiles * kLanes + n_tiles;
+  const Tensor memory =
+      torch::stable::new_empty(where, {n_slots + round.n_draws + 1 + (n_halves + 1) / 2}, ScalarType::Long);
+  auto* const words = memory.mutable_data_ptr<int64_t>();
+  round.table.slots = reinterpret_cast<Word*>(words);
+  round.drawn = words + n_slots;
+  round.n_found = round.drawn + round.n_draws;
+  round.slot = reinterpret_cast<uint32_t*>(round.n_found + 1);
+  round.is_new = round.slot + round.n_draws;
+  round.n_new = round.is_new + n_tiles * kLanes;
+
+  const dim3 draws(blocks_for(round.n_draws, kThreads)), tiles(static_cast<unsigned>(n_tiles));
+  launch_early(op, where, draw_round<Classes>, draws, dim3(kThreads), 0, classes, request.seed, round);
+  launch_early(op, where, insert_round, draws, dim3(kThreads), 0, round);
+  launch_early(op, where, find_new, tiles, dim3(kTile), 0, round);
+  launch_early(op, where, emit_new, tiles, dim3(kTile), 0, round, request);
+  launch_early(op, where, search<Classes, false>, dim3(1), dim3(kSearchThreads), 0, classes, request, round,
+               kLongest, false);
+  const int64_t n_items = request.n_labels + request.n_sampled;
+  launch_early(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), 0,
+               classes, request);
+}
+
+template <typename Classes>
+Sample sample(const char* op, const Classes& classes, const Tensor& labels, const Tensor& seed, int64_t n_sampled,
+              bool unique, int64_t max_tries) {
+  const IdReporter reporter = open_reports(op, labels);
+  const Tensor ids = torch::stable::contiguous(labels), key = torch::stable::contiguous(seed);
+  Tensor sampled = torch::stable::new_empty(labels, {n_sampled}, ScalarType::Long);
+  Tensor tries = torch::stable::new_empty(labels, {}, ScalarType::Long);
+  Tensor true_count = torch::stable::new_empty(labels, labels.sizes(), ScalarType::Float);
+  Tensor sampled_count = torch::stable::new_empty(labels, {n_sampled}, ScalarType::Float);
+  const Request request{key.const_data_ptr<int64_t>(),
+                        ids.const_data_ptr<int64_t>(),
+                        ids.numel(),
+                        n_sampled,
+                        max_tries,
+                        sampled.mutable_data_ptr<int64_t>(),
+                        tries.mutable_data_ptr<int64_t>(),
+                        true_count.mutable_data_ptr<float>(),
+                        sampled_count.mutable_data_ptr<float>(),
+                        ids.numel() > 0 && ids.dim() > 0 ? ids.numel() / ids.size(0) : 1,
+                        reporter};
+  if (!unique) {
+    launch_early(op, labels, draw_and_count<Classes>, dim3(blocks_for(ids.numel() + n_sampled, kThreads)),
+               dim3(kThreads), 0, classes, request);
+  } else {
+    // six standard deviations or so more than it takes on average
+    const double mean = draws_for(classes, static_cast<double>(n_sampled));
+    const auto n_guess = static_cast<int64_t>(std::min(mean + 6 * std::sqrt(mean) + 16, 1e9));
+    (n_sampled <= kAlone ? search_alone<Classes> : search_together<Classes>)(op, labels, classes, request, n_guess);
+  }
+  close_reports(labels);
+  return {sampled, true_count, sampled_count, tries};
+}
+
+}  // namespace candidates
+}  // namespace torchlayer
