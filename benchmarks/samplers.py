@@ -88,7 +88,7 @@ def _ours(
         return fixed, "alias_sample", (*table, n_sampled)
     if kind == "learned_unigram":
         learned = LearnedUnigram(n_classes).to(labels.device)
-        return learned, "weighted_sample", (learned.weight, n_sampled)
+        return learned, "learned_sample_", (learned.weight, learned._sums, True, n_sampled)
     sampler = {"log_uniform": log_uniform_sampler, "uniform": uniform_sampler}[kind]
     return sampler, f"{kind}_sample", (n_sampled, n_classes)
 

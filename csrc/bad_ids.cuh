@@ -21,8 +21,8 @@
 
 namespace torchlayer {
 
-// What the id was given as, which decides the words of the error.
-enum class IdArgument : uint32_t { kLabels, kSamples, kCountedLabels, kRows };
+// What the id was given as, which decides the words of the error. The last is no id: kept sums and the weights differ.
+enum class IdArgument : uint32_t { kLabels, kSamples, kCountedLabels, kRows, kWeights };
 
 struct BadId {
   const char* op;
@@ -152,6 +152,9 @@ inline bool take(int32_t device, BadId* id) {
     case IdArgument::kCountedLabels:
       refuse<std::out_of_range>(id.op, " needs labels from 0 to ", id.end - 1, ", got ", id.value, " in row ", id.row,
                                 later("its expected count is NaN"));
+    case IdArgument::kWeights:
+      refuse<std::runtime_error>(id.op, " keeps sums of its weights, and somebody wrote to the weights; call refresh()",
+                                 later("all its expected counts are NaN"));
     default:
       refuse<std::out_of_range>(id.op, " was given id ", id.value, " at position ", id.row, ", but weight has ", id.end,
                                 " rows; ids count from 0", later("the row it met is NaN"));

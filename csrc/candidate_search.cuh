@@ -30,9 +30,14 @@ constexpr int kThreads = 128;         // of the elementwise kernels: few, so tha
 constexpr int kTile = 1024;           // draws, and threads, of a block that ranks them
 constexpr int kSearchThreads = 1024;  // at most, of the one block that searches
 constexpr int kItems = 4;             // draws of each of its threads in a round, whose long arithmetic overlaps
+constexpr int kItemsCounted = 2;      // labels and samples of each of them, at most, whose counts it makes
 
 // Up to so many classes one block draws alone, which needs one kernel; beyond, its double precision is the bottleneck.
 constexpr int64_t kAlone = 1024;
+
+// Whether the labels of a call change the distribution.
+template <typename Classes>
+constexpr bool kLearns = false;
 
 // A slot holds a class in its upper 40 bits and in the lower 24 the number of its first draw in this round, from 1; 0
 // is for a class of an earlier round. So the smaller of two words of one class is the earlier draw.
@@ -50,6 +55,7 @@ struct Request {
   float* true_count;
   float* sampled_count;
   int64_t n_true;  // labels of a row
+  bool learns;     // whether labels are counted
   IdReporter reporter;
 };
 
@@ -97,22 +103,68 @@ inline int bits_for(int64_t n_most) {
   return bits;
 }
 
-// How often item i is expected in the sample; items are the labels, then the sampled classes. NaN for one that does not
-// exist or is never drawn, and for all if the search failed.
+// What the threads of a block draw with, made by all of them at once. A distribution that prepares something in shared
+// memory for that has its own.
 template <typename Classes>
-__device__ void count_item(const Classes& classes, const Request& request, int64_t i, int64_t n_tries) {
+struct Picker {
+  const Classes& classes;
+
+  static size_t bytes(const Classes&) { return 0; }
+  __device__ Picker(const Classes& classes, void*) : classes(classes) {}
+  __device__ int64_t pick(Uniforms u) const { return classes.pick(u); }
+};
+
+// How probable item i is in one draw, and 0 if it does not exist; items are the labels, then the sampled classes.
+template <typename Classes>
+__device__ double look_at_item(const Classes& classes, const Request& request, int64_t i) {
   const bool is_label = i < request.n_labels;
   const int64_t id = is_label ? request.labels[i] : request.sampled[i - request.n_labels];
   const bool exists = id >= 0 && id < classes.n_classes;
   if (is_label && !exists) {
     request.reporter.report(IdArgument::kCountedLabels, i / request.n_true, id, classes.n_classes);
   }
-  const double p = exists ? classes.probability(id) : 0.0;
+  if constexpr (kLearns<Classes>) {
+    if (classes.differs()) {
+      if (i == 0) {
+        request.reporter.report(IdArgument::kWeights, 0, 0, 0);
+      }
+      return 0;
+    }
+  }
+  return exists ? classes.probability(id) : 0.0;
+}
+
+// How often item i of probability p is expected in the sample. NaN for one that is never drawn, and for all if the
+// search failed.
+__device__ inline void count_item(const Request& request, int64_t i, double p, int64_t n_tries) {
   // 1 - (1 - p)^n_tries; TensorFlow takes p * n_sampled where no draw was in vain
   const double count = n_tries == request.n_sampled ? p * static_cast<double>(request.n_sampled)
                                                     : -expm1(static_cast<double>(n_tries) * log1p(-p));
-  (is_label ? request.true_count[i] : request.sampled_count[i - request.n_labels]) =
+  (i < request.n_labels ? request.true_count[i] : request.sampled_count[i - request.n_labels]) =
       p > 0 && n_tries > 0 ? static_cast<float>(count) : nanf("");
+}
+
+// Counts the labels, which weigh more from the next call on, with all threads of a grid. Nobody may still be reading.
+template <typename Classes>
+__device__ void learn_labels(const Classes& classes, const Request& request, int64_t first, int64_t n_threads) {
+  if constexpr (kLearns<Classes>) {
+    uint32_t n_mine = 0;
+    for (int64_t i = first; i < request.n_labels; i += n_threads) {
+      n_mine += classes.count(request.labels[i]);
+    }
+    n_mine = __reduce_add_sync(kAllLanes, n_mine);  // one sum for all classes takes one addition of a warp
+    if (threadIdx.x % kLanes == 0 && n_mine > 0) {
+      classes.count_all(n_mine);
+    }
+  }
+}
+
+// One thread a label. Must move: 8 bytes a label, and an atomic operation of 8 a level of sums in the L2 cache.
+template <typename Classes>
+__global__ void __launch_bounds__(kThreads) count_labels(const Classes classes, const Request request) {
+  wait_for_earlier_kernels();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  learn_labels(classes, request, i, static_cast<int64_t>(gridDim.x) * kThreads);
 }
 
 // One thread an item. Must move: 12 bytes an item; what it costs are two logarithms and an exponential in double.
@@ -121,7 +173,7 @@ __global__ void __launch_bounds__(kThreads) count_items(const Classes classes, c
   wait_for_earlier_kernels();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < request.n_labels + request.n_sampled) {
-    count_item(classes, request, i, *request.n_tries);
+    count_item(request, i, look_at_item(classes, request, i), *request.n_tries);
   }
 }
 
@@ -130,18 +182,20 @@ __global__ void __launch_bounds__(kThreads) count_items(const Classes classes, c
 template <typename Classes>
 __global__ void __launch_bounds__(kThreads) draw_and_count(const Classes classes, const Request request) {
   wait_for_earlier_kernels();
+  extern __shared__ Word prepared[];
+  const Picker<Classes> picker(classes, prepared);
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= request.n_labels + request.n_sampled) {
     return;
   }
   const int64_t draw = i - request.n_labels;
   if (draw >= 0) {
-    request.sampled[draw] = classes.pick(uniforms(request.seed, draw));
+    request.sampled[draw] = picker.pick(uniforms(request.seed, draw));
   }
   if (draw == 0) {
     *request.n_tries = request.n_sampled;
   }
-  count_item(classes, request, i, request.n_sampled);
+  count_item(request, i, look_at_item(classes, request, i), request.n_sampled);
 }
 
 // The memory of a first round too long for one block.
@@ -165,8 +219,11 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t at = i; at < int64_t{1} << round.table.bits; at += static_cast<int64_t>(gridDim.x) * kThreads) {
     round.table.slots[at] = kEmpty;
   }
+  extern __shared__ Word prepared[];
+  const int64_t key[2] = {seed[0], seed[1]};  // under way while the picker is made
+  const Picker<Classes> picker(classes, prepared);
   if (i < round.n_draws) {
-    round.drawn[i] = classes.pick(uniforms(seed, i));
+    round.drawn[i] = picker.pick(uniforms(key, i));
   }
 }
 
@@ -280,6 +337,8 @@ __global__ void __launch_bounds__(kSearchThreads)
   if (thread == 0) {
     n_tries = -1;
   }
+  const int64_t seed[2] = {request.seed[0], request.seed[1]};  // under way while the picker is made
+  const Picker<Classes> picker(classes, shared_slots + (kIsAlone ? 1 << table.bits : 0));
   __syncthreads();
 
   for (int length = first_length; n_found < request.n_sampled && start < request.max_tries;
@@ -293,7 +352,7 @@ __global__ void __launch_bounds__(kSearchThreads)
 #pragma unroll
     for (int item = 0; item < kItems; ++item) {
       const int i = item * n_threads + thread;
-      id[item] = i < length ? classes.pick(uniforms(request.seed, start + i)) : 0;
+      id[item] = i < length ? picker.pick(uniforms(seed, start + i)) : 0;
     }
 #pragma unroll
     for (int item = 0; item < kItems; ++item) {
@@ -367,8 +426,23 @@ __global__ void __launch_bounds__(kSearchThreads)
     *request.n_tries = n_tries;
   }
   if (kIsAlone && counts) {
-    for (int64_t i = thread; i < request.n_labels + request.n_sampled; i += n_threads) {
-      count_item(classes, request, i, n_tries);
+    const int64_t n_items = request.n_labels + request.n_sampled;
+    double p[kItemsCounted];
+#pragma unroll
+    for (int j = 0; j < kItemsCounted; ++j) {
+      const int64_t i = static_cast<int64_t>(j) * n_threads + thread;
+      p[j] = i < n_items ? look_at_item(classes, request, i) : 0.0;
+    }
+    if (request.learns) {  // the logarithms below take as long as the memory does for this
+      __syncthreads();
+      learn_labels(classes, request, thread, n_threads);
+    }
+#pragma unroll
+    for (int j = 0; j < kItemsCounted; ++j) {
+      const int64_t i = static_cast<int64_t>(j) * n_threads + thread;
+      if (i < n_items) {
+        count_item(request, i, p[j], n_tries);
+      }
     }
   }
 }
@@ -396,27 +470,29 @@ double draws_for(const Classes& classes, double n) {
 
 inline unsigned blocks_for(int64_t n, int64_t threads) { return static_cast<unsigned>((n + threads - 1) / threads); }
 
+// Returns whether the labels have been counted.
 template <typename Classes>
-void search_alone(const char* op, const Tensor& where, const Classes& classes, const Request& request,
+bool search_alone(const char* op, const Tensor& where, const Classes& classes, const Request& request,
                   int64_t n_guess) {
   const int64_t n_items = request.n_labels + request.n_sampled;
   const int64_t n_threads = n_guess <= 256 ? 256 : n_guess <= 512 ? 512 : kSearchThreads;
   const int64_t longest = n_threads * kItems;
-  const bool counts = n_items <= 2 * n_threads;  // more would wait for one SM
+  const bool counts = n_items <= kItemsCounted * n_threads;  // more would wait for one SM
   Round round{};
   round.table.bits = bits_for(request.n_sampled + longest);
-  const size_t bytes = sizeof(Word) << round.table.bits;
+  const size_t bytes = (sizeof(Word) << round.table.bits) + Picker<Classes>::bytes(classes);
   const dim3 threads(static_cast<unsigned>(n_threads));
   launch_early(op, where, search<Classes, true>, dim3(1), threads, bytes, classes, request, round,
                std::min(n_guess, longest), counts);
   if (!counts) {
-    launch_early(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), 0,
-               classes, request);
+    launch_early(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), 0, classes,
+                 request);
   }
+  return counts;
 }
 
 template <typename Classes>
-void search_together(const char* op, const Tensor& where, const Classes& classes, const Request& request,
+bool search_together(const char* op, const Tensor& where, const Classes& classes, const Request& request,
                      int64_t n_guess) {
   constexpr int64_t kLongest = int64_t{kSearchThreads} * kItems;
   Round round{};
@@ -439,20 +515,22 @@ void search_together(const char* op, const Tensor& where, const Classes& classes
   round.n_new = round.is_new + n_tiles * kLanes;
 
   const dim3 draws(blocks_for(round.n_draws, kThreads)), tiles(static_cast<unsigned>(n_tiles));
-  launch_early(op, where, draw_round<Classes>, draws, dim3(kThreads), 0, classes, request.seed, round);
+  const size_t bytes = Picker<Classes>::bytes(classes);
+  launch_early(op, where, draw_round<Classes>, draws, dim3(kThreads), bytes, classes, request.seed, round);
   launch_early(op, where, insert_round, draws, dim3(kThreads), 0, round);
   launch_early(op, where, find_new, tiles, dim3(kTile), 0, round);
   launch_early(op, where, emit_new, tiles, dim3(kTile), 0, round, request);
-  launch_early(op, where, search<Classes, false>, dim3(1), dim3(kSearchThreads), 0, classes, request, round,
+  launch_early(op, where, search<Classes, false>, dim3(1), dim3(kSearchThreads), bytes, classes, request, round,
                kLongest, false);
   const int64_t n_items = request.n_labels + request.n_sampled;
-  launch_early(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), 0,
-               classes, request);
+  launch_early(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), 0, classes,
+               request);
+  return false;
 }
 
 template <typename Classes>
 Sample sample(const char* op, const Classes& classes, const Tensor& labels, const Tensor& seed, int64_t n_sampled,
-              bool unique, int64_t max_tries) {
+              bool unique, int64_t max_tries, bool learns = false) {
   const IdReporter reporter = open_reports(op, labels);
   const Tensor ids = torch::stable::contiguous(labels), key = torch::stable::contiguous(seed);
   Tensor sampled = torch::stable::new_empty(labels, {n_sampled}, ScalarType::Long);
@@ -469,15 +547,24 @@ Sample sample(const char* op, const Classes& classes, const Tensor& labels, cons
                         true_count.mutable_data_ptr<float>(),
                         sampled_count.mutable_data_ptr<float>(),
                         ids.numel() > 0 && ids.dim() > 0 ? ids.numel() / ids.size(0) : 1,
+                        learns,
                         reporter};
+  bool has_learned = false;
   if (!unique) {
     launch_early(op, labels, draw_and_count<Classes>, dim3(blocks_for(ids.numel() + n_sampled, kThreads)),
-               dim3(kThreads), 0, classes, request);
+                 dim3(kThreads), Picker<Classes>::bytes(classes), classes, request);
   } else {
     // six standard deviations or so more than it takes on average
     const double mean = draws_for(classes, static_cast<double>(n_sampled));
     const auto n_guess = static_cast<int64_t>(std::min(mean + 6 * std::sqrt(mean) + 16, 1e9));
-    (n_sampled <= kAlone ? search_alone<Classes> : search_together<Classes>)(op, labels, classes, request, n_guess);
+    const auto search = n_sampled <= kAlone ? search_alone<Classes> : search_together<Classes>;
+    has_learned = search(op, labels, classes, request, n_guess);
+  }
+  if constexpr (kLearns<Classes>) {
+    if (learns && !has_learned && ids.numel() > 0) {
+      launch_early(op, labels, count_labels<Classes>, dim3(blocks_for(ids.numel(), kThreads)), dim3(kThreads), 0,
+                   classes, request);
+    }
   }
   close_reports(labels);
   return {sampled, true_count, sampled_count, tries};

@@ -1,8 +1,6 @@
 // Candidates drawn uniformly, by Zipf's law, or by given weights.
 #include "candidate_search.h"
 
-#include <numeric>
-
 namespace {
 
 using torch::headeronly::ScalarType;
@@ -10,7 +8,6 @@ using torch::stable::Tensor;
 using torchlayer::check_column;
 using torchlayer::candidates::sample;
 using torchlayer::candidates::Sample;
-using torchlayer::candidates::kGrain;
 
 Sample uniform_sample(const Tensor& labels, const Tensor& seed, int64_t n_sampled, int64_t n_classes, bool unique,
                       int64_t max_tries) {
@@ -40,32 +37,10 @@ Sample alias_sample(const Tensor& labels, const Tensor& seed, const Tensor& prob
   return sample(op, classes, labels, seed, n_sampled, unique, max_tries);
 }
 
-Sample weighted_sample(const Tensor& labels, const Tensor& seed, const Tensor& weight, int64_t n_sampled, bool unique,
-                       int64_t max_tries) {
-  constexpr int64_t kBlock = torchlayer::WeightedClasses::kBlock;
-  const char* const op = "weighted_sample";
-  const int64_t n_classes = weight.numel(), n_blocks = (n_classes + kBlock - 1) / kBlock;
-  torchlayer::check_sampling(op, labels, seed, n_sampled, n_classes, unique);
-  check_column(op, "weight", weight, labels, n_classes, ScalarType::Long);
-  const Tensor dense = torch::stable::contiguous(weight);
-  const int64_t* const weights = dense.const_data_ptr<int64_t>();
-  std::vector<int64_t> sums(n_blocks);
-  torch::stable::parallel_for(0, n_blocks, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kBlock, last = std::min(first + kBlock, n_classes);
-      sums[block] = std::accumulate(weights + first, weights + last, int64_t{0});
-    }
-  });
-  std::partial_sum(sums.begin(), sums.end(), sums.begin());
-  const torchlayer::WeightedClasses classes{n_classes, weights, sums.data(), n_blocks};
-  return sample(op, classes, labels, seed, n_sampled, unique, max_tries);
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(torchlayer, CPU, m) {
   m.impl("uniform_sample", TORCH_BOX(&uniform_sample));
   m.impl("log_uniform_sample", TORCH_BOX(&log_uniform_sample));
   m.impl("alias_sample", TORCH_BOX(&alias_sample));
-  m.impl("weighted_sample", TORCH_BOX(&weighted_sample));
 }

@@ -47,39 +47,6 @@ struct AliasTable {
   TORCHLAYER_BOTH double probability(int64_t k) const { return probabilities[k]; }
 };
 
-// Integer weights, and the running sums over blocks of them: number t belongs to the first class with
-// weight[0] + ... + weight[k] > t.
-struct WeightedClasses {
-  static constexpr int64_t kBlock = 32;
-
-  int64_t n_classes;
-  const int64_t* weight;
-  const int64_t* sums;  // through the end of each block
-  int64_t n_blocks;
-
-  TORCHLAYER_BOTH int64_t pick(Uniforms u) const {
-    const auto target = static_cast<int64_t>(u.first * static_cast<double>(sums[n_blocks - 1]));
-    int64_t block = 0, last = n_blocks - 1;
-    while (block < last) {
-      const int64_t middle = (block + last) / 2;
-      if (sums[middle] > target) {
-        last = middle;
-      } else {
-        block = middle + 1;
-      }
-    }
-    const int64_t end = (block + 1) * kBlock < n_classes ? (block + 1) * kBlock : n_classes;
-    int64_t k = block * kBlock, below = (block > 0 ? sums[block - 1] : 0) + weight[k];
-    while (below <= target && k + 1 < end) {
-      below += weight[++k];
-    }
-    return k;
-  }
-  TORCHLAYER_BOTH double probability(int64_t k) const {
-    return static_cast<double>(weight[k]) / static_cast<double>(sums[n_blocks - 1]);
-  }
-};
-
 inline void check_sampling(const char* op, const torch::stable::Tensor& labels, const torch::stable::Tensor& seed,
                            int64_t n_sampled, int64_t n_classes, bool unique) {
   using torch::headeronly::ScalarType;

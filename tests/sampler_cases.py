@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from torchlayer import kernels
-from torchlayer.kernels import _build
+from torchlayer.kernels import _build, _sampler_ops
 from torchlayer.kernels._library import OPS
 from torchlayer.kernels.samplers import (
     FixedUnigram,
@@ -50,6 +50,11 @@ def call(tier, op, labels, seed, *arguments):
     if tier == "cuda":
         forget_reports()  # of labels that are wrong on purpose
     return outputs
+
+
+def summed(weight, learns=False):
+    """What ``learned_sample_`` takes after the seed: weights, the sums of them, and whether labels are counted."""
+    return weight, _sampler_ops.weight_sums(weight), learns
 
 
 def forget_reports():

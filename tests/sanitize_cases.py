@@ -65,11 +65,17 @@ def drive_samplers(device: torch.device) -> None:
     """From one class to all of them, with and without repetition."""
     labels = torch.arange(40, device=device)
     unigram = kernels.FixedUnigram(torch.arange(1.0, 51.0)).to(device)
+    learned = kernels.LearnedUnigram(50).to(device)
     for unique in (True, False):
         for n_sampled in (1, 49, 50):
             kernels.uniform_sampler(labels, n_sampled, 50, unique)
             kernels.log_uniform_sampler(labels, n_sampled, 50, unique)
             kernels.fixed_unigram_sampler(labels, n_sampled, 50, unique, unigram=unigram)
+            kernels.learned_unigram_sampler(labels, n_sampled, 50, unique, unigram=learned)
+    learned = kernels.LearnedUnigram(140_001).to(device)  # three levels of sums, and groups that are not full
+    for n_sampled in (60, 1100):
+        for unique in (True, False):
+            learned(labels, n_sampled, 140_001, unique)
 
 
 def drive_writing(device: torch.device, generator: torch.Generator) -> None:

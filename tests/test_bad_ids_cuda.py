@@ -39,7 +39,7 @@ every_way = pytest.mark.parametrize(("shape", "dtype"), WAYS, ids=str)
 BAD = [-1, 500, 3000, 2**31, 2**40, 2**63 - 1, -(2**63)]
 LATER = r" \(of an earlier call; {}; TORCHLAYER_CHECK=1 tells at once\)$"
 ROW_OPS = ["row_sgd_", "row_adagrad_", "row_rowwise_adagrad_", "row_adam_"]
-SAMPLE_OPS = ["uniform_sample", "log_uniform_sample", "alias_sample", "weighted_sample"]
+SAMPLE_OPS = ["uniform_sample", "log_uniform_sample", "alias_sample", "learned_sample_"]
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sampled_loss_cases import FUNCTIONS, differentiable, gradients, inputs, run
+from sampler_cases import summed
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
@@ -61,7 +62,7 @@ def of_row_optimizers(name):
 def of_samplers(name):
     tables = {
         "alias_sample": (torch.full((9,), 1 / 9).double(), torch.ones(9).double(), torch.arange(9)),
-        "weighted_sample": (torch.arange(1, 10),),
+        "learned_sample_": summed(torch.arange(1, 10), learns=True),
     }
     for shape in ((4,), (2, 3), (), (0,)):
         for n_sampled, unique in ((1, True), (9, True), (12, False)):
@@ -110,7 +111,7 @@ def of_draws(_):
 def samples(name):
     if name.startswith(("nce", "sampled_softmax", "class_parallel")):
         return of_losses(name)
-    if name.endswith("_sample"):
+    if name.rstrip("_").endswith("_sample"):
         return of_samplers(name)
     kinds = {"row": of_row_optimizers, "discounted": of_discounted_sum, "adam": of_adam, "skip": of_skip_gram}
     kinds |= {"lstm": of_lstm, "draw": of_draws}

@@ -20,6 +20,7 @@ from sampler_cases import (
     every_tier,
     needs_cpu,
     seeds,
+    summed,
     unigram_samplers,
 )
 
@@ -99,7 +100,7 @@ def case_weighted(n):
     def pick(u, _):
         return bisect_right(sums, math.floor(u * sums[-1]))
 
-    return "weighted_sample", (weight,), (), pick, lambda k: int(weight[k]) / sums[-1]
+    return "learned_sample_", summed(weight), (), pick, lambda k: int(weight[k]) / sums[-1]
 
 
 CASES = [
@@ -248,8 +249,8 @@ def test_rounds_that_may_not_look_say_by_nan_that_they_did_not_suffice():
 @every_tier_that_may_look
 def test_a_search_without_end_ends(tier):
     labels, seed, weight = torch.tensor([0]), torch.tensor([1, 2]), torch.tensor([2**50, 1, 1])
-    with pytest.raises(RuntimeError, match=r"weighted_sample needs more than 5000 draws to find 2 distinct classes of"):
-        call(tier, "weighted_sample", labels, seed, weight, 2, True, 5000)
+    with pytest.raises(RuntimeError, match=r"learned_sample_ needs more than 5000 draws to find 2 distinct classes of"):
+        call(tier, "learned_sample_", labels, seed, *summed(weight), 2, True, 5000)
 
 
 @every_tier_that_may_look
@@ -525,14 +526,14 @@ def test_a_label_never_drawn_has_no_count(tier):
 # As ops
 
 
-@pytest.mark.parametrize("op", ["uniform_sample", "log_uniform_sample", "alias_sample", "weighted_sample"])
+@pytest.mark.parametrize("op", ["uniform_sample", "log_uniform_sample", "alias_sample", "learned_sample_"])
 def test_opcheck(op):
     example = OPS[op].example(torch.device("cpu"))
     torch.library.opcheck(OPS[op].overload, example, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("unique", [True, False])
-@pytest.mark.parametrize("op", ["uniform_sample", "log_uniform_sample", "alias_sample", "weighted_sample"])
+@pytest.mark.parametrize("op", ["uniform_sample", "log_uniform_sample", "alias_sample", "learned_sample_"])
 def test_the_reference_reads_nothing_back_and_no_shape_depends_on_data(op, unique):
     # meta tensors have no data: whatever asked for some would raise
     example = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in OPS[op].example(torch.device("cpu"))]

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sampler_cases import MANY, SAMPLERS, call, every_sampler, needs_cpu, needs_cuda, seeds, unigram_samplers
+from sampler_cases import (
+    MANY,
+    SAMPLERS,
+    call,
+    every_sampler,
+    needs_cpu,
+    needs_cuda,
+    seeds,
+    summed,
+    unigram_samplers,
+)
 
 from torchlayer._waits import reporting_waits
 from torchlayer.kernels._library import OPS
@@ -34,8 +44,8 @@ SIZES = [
 
 def table_of(op, n_classes):
     """The tables of an op with weights, in Zipf's manner."""
-    if op == "weighted_sample":
-        return (10**7 // torch.arange(1, n_classes + 1) + 1,)
+    if op == "learned_sample_":
+        return summed(10**7 // torch.arange(1, n_classes + 1) + 1)
     fixed = FixedUnigram(1 / torch.arange(1, n_classes + 1), distortion=0.75)
     return fixed.probability, fixed._threshold_bits.view(torch.float64), fixed.alias
 
@@ -61,7 +71,7 @@ def test_a_range_is_drawn_as_on_a_cpu(op, n_sampled, n_classes, unique):
 @pytest.mark.parametrize(
     ("n_sampled", "n_classes"), [(1, 1), (2, 2), (31, 31), (33, 33), (65, 1000), (1025, 1200), (4000, 70_001)]
 )
-@pytest.mark.parametrize("op", ["weighted_sample", "alias_sample"])
+@pytest.mark.parametrize("op", ["learned_sample_", "alias_sample"])
 def test_weights_are_drawn_as_on_a_cpu(op, n_sampled, n_classes, unique):
     labels, tables = torch.randint(-3, n_classes + 3, (150, 2)), table_of(op, n_classes)
     for seed in seeds(10 if n_sampled < 1000 else 3, start=n_sampled):
@@ -71,17 +81,17 @@ def test_weights_are_drawn_as_on_a_cpu(op, n_sampled, n_classes, unique):
 
 def test_the_sums_of_a_million_weights_are_exact():
     weight = torch.randint(1, 2**20, (10**6 + 77,))
-    arguments = torch.arange(50), seeds(1)[0], weight, 5000, False, MANY
-    assert_alike(call("cuda", "weighted_sample", *arguments), call("cpu", "weighted_sample", *arguments))
+    arguments = torch.arange(50), seeds(1)[0], *summed(weight), 5000, False, MANY
+    assert_alike(call("cuda", "learned_sample_", *arguments), call("cpu", "learned_sample_", *arguments))
 
 
 def test_the_search_goes_on_where_a_first_round_does_not_suffice():
     weight = torch.ones(20_000, dtype=torch.int64)
     weight[7] = 10**6  # no law of Zipf's: 98 draws of 100 are in vain
-    arguments = torch.arange(50), seeds(1)[0], weight, 1500, True, MANY
-    cpu = call("cpu", "weighted_sample", *arguments)
+    arguments = torch.arange(50), seeds(1)[0], *summed(weight), 1500, True, MANY
+    cpu = call("cpu", "learned_sample_", *arguments)
     assert cpu[3] > 50_000
-    assert_alike(call("cuda", "weighted_sample", *arguments), cpu)
+    assert_alike(call("cuda", "learned_sample_", *arguments), cpu)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 2), (4, 0), (5,), (7, 3), (1_000_003,)])
@@ -93,11 +103,10 @@ def test_labels_of_any_shape_are_counted(shape, n_sampled):
 
 def test_strided_arguments_are_read_as_they_are():
     labels, seed = torch.randint(0, 500, (9, 4)), torch.tensor([5, -7])
-    weight = torch.arange(1, 501)
-    apart = [torch.stack((x, -x), -1).cuda()[..., 0] for x in (labels, seed, weight)]
+    apart = [torch.stack((x, -x), -1).cuda()[..., 0] for x in (labels, seed)]
     assert not any(x.is_contiguous() for x in apart)
-    gpu = OPS["weighted_sample"].overload(apart[0].t(), apart[1], apart[2], 70, True, MANY)
-    assert_alike(gpu, call("cpu", "weighted_sample", labels.t(), seed, weight, 70, True, MANY))
+    gpu = OPS["log_uniform_sample"].overload(apart[0].t(), apart[1], 70, 500, True, MANY)
+    assert_alike(gpu, call("cpu", "log_uniform_sample", labels.t(), seed, 70, 500, True, MANY))
 
 
 @pytest.mark.parametrize(("n_sampled", "n_classes"), [(40, 50), (1100, 1300)])
@@ -116,8 +125,8 @@ def test_one_draw_too_few_makes_all_counts_nan(n_sampled, n_classes):
 @pytest.mark.parametrize("max_tries", [0, 1, 5000, 2**20])
 def test_a_search_without_end_ends(max_tries):
     weight = torch.tensor([2**50, 1, 1])
-    arguments = torch.tensor([0]), torch.tensor([1, 2]), weight, 2, True, max_tries
-    sampled, true_count, sampled_count, tries = call("cuda", "weighted_sample", *arguments)
+    arguments = torch.tensor([0]), torch.tensor([1, 2]), *summed(weight), 2, True, max_tries
+    sampled, true_count, sampled_count, tries = call("cuda", "learned_sample_", *arguments)
     assert (sampled.tolist(), tries.item()) == ([0, 0], -1)
     assert bool(true_count.isnan().all() & sampled_count.isnan().all())
 
@@ -150,12 +159,12 @@ def test_a_gpu_draws_what_a_cpu_draws_and_waits_for_nothing(kind):
 
 
 @pytest.mark.parametrize(("n_sampled", "n_classes"), [(64, 50_000), (3000, 50_000)])
-@pytest.mark.parametrize("op", [*RANGES, "weighted_sample", "alias_sample"])
+@pytest.mark.parametrize("op", [*RANGES, "learned_sample_", "alias_sample"])
 def test_a_replayed_graph_reads_the_seed_anew(op, n_sampled, n_classes):
     labels, seed = torch.arange(10, device="cuda"), torch.tensor([1, 2], device="cuda")
     tables = () if op in RANGES else table_of(op, n_classes)
     rest = (n_sampled, n_classes, True, MANY) if op in RANGES else (n_sampled, True, MANY)
-    on_gpu = [table.cuda() for table in tables]
+    on_gpu = [table.cuda() if isinstance(table, torch.Tensor) else table for table in tables]
     OPS[op].overload(labels, seed, *on_gpu, *rest)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -9,6 +9,7 @@ import torch
 from sampler_cases import (
     MANY,
     needs_cpu,
+    summed,
 )
 
 from torchlayer.kernels._library import OPS
@@ -166,6 +167,8 @@ def test_bad_input_says_what_to_do(function, arguments, error, text):
 
 ONE = torch.ones(5, dtype=torch.float64)
 WEIGHT = torch.ones(5, dtype=torch.int64)
+EVERY_OTHER = torch.ones(10, dtype=torch.int64)[::2]
+SUMS = summed(WEIGHT)[1]
 
 NATIVE_BAD = [
     ("uniform_sample", (GOOD.int(), SEED, 2, 5, True, MANY), "uniform_sample needs int64 labels, got Int"),
@@ -178,8 +181,11 @@ NATIVE_BAD = [
     ("alias_sample", (GOOD, SEED, ONE[:4], ONE, WEIGHT, 2, True, MANY), "needs probability as one Double a class"),
     ("alias_sample", (GOOD, SEED, ONE, ONE.float(), WEIGHT, 2, True, MANY), "needs threshold as one Double a class"),
     ("alias_sample", (GOOD, SEED, ONE, ONE, WEIGHT.int(), 2, True, MANY), "needs alias as one Long a class"),
-    ("weighted_sample", (GOOD, SEED, ONE, 2, True, MANY), "needs weight as one Long a class"),
-    ("weighted_sample", (GOOD, SEED, WEIGHT[:, None], 2, True, MANY), "needs weight as one Long a class"),
+    ("learned_sample_", (GOOD, SEED, ONE, SUMS, True, 2, True, MANY), "needs weight as one Long a class"),
+    ("learned_sample_", (GOOD, SEED, WEIGHT[:, None], SUMS, True, 2, True, MANY), "needs weight as one Long a class"),
+    ("learned_sample_", (GOOD, SEED, EVERY_OTHER, SUMS, True, 2, True, MANY), "needs contiguous weight and sums"),
+    ("learned_sample_", (GOOD, SEED, WEIGHT, SUMS[:-1], True, 2, True, MANY), "needs 16 int64 sums for 5 weights"),
+    ("learned_sample_", (GOOD, SEED, WEIGHT, SUMS.double(), True, 2, True, MANY), "needs 16 int64 sums for 5 weights"),
 ]
 
 

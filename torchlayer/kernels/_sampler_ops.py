@@ -1,6 +1,7 @@
 """The samplers' ops in plain PyTorch: which classes a seed draws, and how often each class is expected.
 
-All ops return ``(sampled, true_expected_count, sampled_expected_count, n_tries)``. Each tier picks the same classes in
+All ops return ``(sampled, true_expected_count, sampled_expected_count, n_tries)``, and ``learned_sample_`` counts the
+labels after that. Each tier picks the same classes in
 the same order with the same ``n_tries``, because draw number ``i`` depends on ``seed`` and ``i`` alone.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _library
 from ._philox import exponential, uniforms
@@ -20,6 +21,7 @@ Sample = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _LONG_BLOCK = 2**18
 _BLIND_FACTOR = 128
+_MOST_TOP = 2048  # of learned_classes.h
 
 
 class _Classes(NamedTuple):
@@ -165,10 +167,49 @@ def _alias_sample(
     return _sample("alias_sample", classes, labels, seed, n_sampled, unique, max_tries)
 
 
-def _weighted_sample(
-    labels: Tensor, seed: Tensor, weight: Tensor, n_sampled: int, unique: bool, max_tries: int
+def _learned_sample(
+    labels: Tensor,
+    seed: Tensor,
+    weight: Tensor,
+    sums: Tensor,
+    learns: bool,
+    n_sampled: int,
+    unique: bool,
+    max_tries: int,
 ) -> Sample:
-    return _sample("weighted_sample", _weighted(weight), labels, seed, n_sampled, unique, max_tries)
+    sample = _sample("learned_sample_", _weighted(weight), labels, seed, n_sampled, unique, max_tries)
+    if learns:
+        near = labels.clamp(0, len(weight) - 1)
+        exists = torch.eq(near, labels, out=torch.empty_like(near)).flatten()  # as 0 or 1
+        near = near.flatten()
+        weight.index_add_(0, near, exists)
+        sums[0] += exists.sum()
+        for level, (begin, _) in enumerate(_levels(len(weight)), 1):
+            sums.index_add_(0, begin + (near >> 3 * level), exists)
+    return sample
+
+
+def weight_sums(weight: Tensor) -> Tensor:
+    """The sums that ``learned_sample_`` keeps of weights, for draws that need not read them all.
+
+    Eight numbers first: the total, and seven zeros. Then the sums of eight weights each, then those of eight of these,
+    and so on up to 2048 or fewer; each level filled up with zeros to a multiple of eight.
+    """
+    parts, level = [weight.sum()[None], weight.new_zeros(7)], weight
+    for _, n in _levels(len(weight)):
+        level = nn.functional.pad(level, (0, 8 * n - len(level))).view(n, 8).sum(1)
+        parts += [level, weight.new_zeros(-n % 8)]
+    return torch.cat(parts)
+
+
+def _levels(n_classes: int) -> list[tuple[int, int]]:
+    """Where each level of sums begins, and how many there are."""
+    levels, begin, n = [], 8, n_classes
+    while not levels or n > _MOST_TOP:
+        n = -(-n // 8)
+        levels.append((begin, n))
+        begin += n + -n % 8
+    return levels
 
 
 def _fake_range(labels: Tensor, seed: Tensor, n_sampled: int, *_: object) -> Sample:
@@ -182,7 +223,9 @@ def _fake_alias(
     return _fake_range(labels, seed, n_sampled)
 
 
-def _fake_weighted(labels: Tensor, seed: Tensor, weight: Tensor, n_sampled: int, *_: object) -> Sample:
+def _fake_learned(
+    labels: Tensor, seed: Tensor, weight: Tensor, sums: Tensor, learns: bool, n_sampled: int, *_: object
+) -> Sample:
     return _fake_range(labels, seed, n_sampled)
 
 
@@ -202,8 +245,9 @@ def _example_alias(device: torch.device) -> tuple:
     return *_example_labels(device), weight / weight.sum(), weight, column // 2, 256, True, 2**20
 
 
-def _example_weighted(device: torch.device) -> tuple:
-    return *_example_labels(device), torch.arange(5000, 0, -1, device=device), 256, True, 2**20
+def _example_learned(device: torch.device) -> tuple:
+    weight = torch.arange(5000, 0, -1, device=device)
+    return *_example_labels(device), weight, weight_sums(weight), True, 256, True, 2**20
 
 
 _RETURNS = "-> (Tensor sampled, Tensor true_expected_count, Tensor sampled_expected_count, Tensor n_tries)"
@@ -219,8 +263,9 @@ _library.define(
     _example_alias,
 )
 _library.define(
-    f"weighted_sample(Tensor labels, Tensor seed, Tensor weight, int n_sampled, bool unique, int max_tries) {_RETURNS}",
-    _weighted_sample,
-    _fake_weighted,
-    _example_weighted,
+    "learned_sample_(Tensor labels, Tensor seed, Tensor(a!) weight, Tensor(b!) sums, bool learns, int n_sampled, "
+    f"bool unique, int max_tries) {_RETURNS}",
+    _learned_sample,
+    _fake_learned,
+    _example_learned,
 )

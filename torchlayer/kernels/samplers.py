@@ -7,8 +7,9 @@ nothing waits for a device, no shape depends on data, and a replayed CUDA graph 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -233,12 +234,21 @@ class LearnedUnigram(nn.Module):
     """A sampler that learns its weights, to be called like :func:`log_uniform_sampler`.
 
     A class weighs 1, and 1 more for each time it was a label. Labels are counted after the draw, and only in training
-    mode. The weights are a buffer: they move and are saved with the module. A draw reads them all, 8 bytes a class.
+    mode. The weights are a buffer: they move and are saved with the module. Sums of them are kept beside, an eighth of
+    their memory and a little more, so that a draw reads some kilobytes, however many classes there are.
+
+    Whoever writes to ``weight`` need not care: the next call adds up anew. Only where Python does not see that call, in
+    a replayed CUDA graph or inside ``torch.compile``, or where torch does not see the writing, through ``.data``,
+    :meth:`refresh` has to be called before. Draws notice if it was not.
 
     TensorFlow stops counting at 2^31 and forgets the counts when the process ends; here neither happens.
 
     Shape:
         weight ``(n_classes,)`` int64.
+
+    Raises:
+        RuntimeError: on calling it, besides what :func:`log_uniform_sampler` raises: ``weight`` was written to and
+            nobody called :meth:`refresh`. On CUDA all expected counts are NaN then, and a later call raises.
 
     >>> sampler = LearnedUnigram(10)
     >>> _ = sampler(torch.full((10,), 3), n_sampled=5, n_classes=10)
@@ -247,11 +257,15 @@ class LearnedUnigram(nn.Module):
     """
 
     weight: Tensor
+    _sums: Tensor
 
     def __init__(self, n_classes: int):
         super().__init__()
         _check_count("LearnedUnigram", "n_classes", n_classes, _MOST_CLASSES)
         self.register_buffer("weight", torch.ones(n_classes, dtype=torch.int64))
+        self.register_buffer("_sums", _sampler_ops.weight_sums(self.weight), persistent=False)
+        self._summed: tuple[weakref.ref[Tensor], int] | None = None  # the tensor, and its version then
+        self._remember()
 
     @property
     def probability(self) -> Tensor:
@@ -265,13 +279,45 @@ class LearnedUnigram(nn.Module):
         name = "learned_unigram_sampler"
         ids, seed = _check(name, labels, n_sampled, n_classes, unique, seed)
         _check_table(name, self.weight, ids, n_classes)
-        op = torch.ops.torchlayer.weighted_sample
-        sample = op(ids, seed, self.weight, n_sampled, unique, _MOST_TRIES)
-        if self.training:
-            near = ids.clamp(0, n_classes - 1)
-            exists = torch.eq(near, ids, out=torch.empty_like(near))  # as 0 or 1: on CUDA nobody has looked
-            self.weight.index_add_(0, near.flatten(), exists.flatten())
+        op = torch.ops.torchlayer.learned_sample_
+        if torch.compiler.is_compiling():
+            return SampledValues(
+                *op(ids, seed, self.weight, self._sums, self.training, n_sampled, unique, _MOST_TRIES)[:3]
+            )
+        if not self._is_summed():
+            self.refresh()
+        sample = op(ids, seed, self.weight, self._sums, self.training, n_sampled, unique, _MOST_TRIES)
+        self._remember()
         return SampledValues(*sample[:3])
+
+    def refresh(self) -> None:
+        """Add up the weights anew, after something wrote to ``weight``. In place, as a captured graph needs it."""
+        sums = _sampler_ops.weight_sums(self.weight)
+        if sums.shape == self._sums.shape and sums.device == self._sums.device:
+            self._sums.copy_(sums)
+        else:
+            self._sums = sums
+        self._remember()
+
+    def _is_summed(self) -> bool:
+        """Whether the sums are of this tensor as it is, as far as torch knows."""
+        return (
+            self._summed is not None
+            and self._summed[0]() is self.weight
+            and self._summed[1] == self.weight._version
+            and self._sums.device == self.weight.device
+        )
+
+    def _remember(self) -> None:
+        # tensors made in inference mode have no version: their sums are made at each call
+        self._summed = None if self.weight.is_inference() else (weakref.ref(self.weight), self.weight._version)
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        self.refresh()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_summed": None}  # of another tensor than the copy's
 
     def extra_repr(self) -> str:
         return f"n_classes={len(self.weight)}"
