@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cmath>
 #include <tuple>
+#include <type_traits>
 
 namespace torchlayer {
 namespace candidates {
@@ -30,6 +31,7 @@ constexpr int kThreads = 128;         // of the elementwise kernels: few, so tha
 constexpr int kTile = 1024;           // draws, and threads, of a block that ranks them
 constexpr int kSearchThreads = 1024;  // at most, of the one block that searches
 constexpr int kItems = 4;             // draws of each of its threads in a round, whose long arithmetic overlaps
+constexpr int kSlots = 8;             // of its table for each of its threads, whom at most kItems + 1 classes fill
 constexpr int kItemsCounted = 2;      // labels and samples of each of them, at most, whose counts it makes
 
 // Up to so many classes one block draws alone, which needs one kernel; beyond, its double precision is the bottleneck.
@@ -103,15 +105,24 @@ inline int bits_for(int64_t n_most) {
   return bits;
 }
 
-// What the threads of a block draw with, made by all of them at once. A distribution that prepares something in shared
-// memory for that has its own.
-template <typename Classes>
+// What the n_threads threads of a block, a power of two, draw with. A distribution that prepares something in
+// shared memory for that, or would read again what a draw has read, has its own.
+template <typename Classes, int n_threads>
 struct Picker {
+  struct Class {
+    int64_t id;
+  };
+  static constexpr bool kPrepares = false;
   const Classes& classes;
 
   static size_t bytes(const Classes&) { return 0; }
-  __device__ Picker(const Classes& classes, void*) : classes(classes) {}
-  __device__ int64_t pick(Uniforms u) const { return classes.pick(u); }
+  __device__ Picker(const Classes& classes, void*) : classes(classes) {}  // begins to read
+  __device__ void read_ahead() const {}                                   // what draws are likely to read
+  __device__ void prepare() {}                                            // by all threads; a barrier has to follow
+  __device__ Class pick(Uniforms u) const { return {classes.pick(u)}; }
+  __device__ Class find(int64_t id) const { return {id}; }
+  __device__ double probability(const Class& k) const { return classes.probability(k.id); }
+  __device__ bool differs() const { return false; }  // whether no draw can be trusted; after a barrier after the last
 };
 
 // How probable item i is in one draw, and 0 if it does not exist; items are the labels, then the sampled classes.
@@ -144,18 +155,17 @@ __device__ inline void count_item(const Request& request, int64_t i, double p, i
       p > 0 && n_tries > 0 ? static_cast<float>(count) : nanf("");
 }
 
-// Counts the labels, which weigh more from the next call on, with all threads of a grid. Nobody may still be reading.
-template <typename Classes>
-__device__ void learn_labels(const Classes& classes, const Request& request, int64_t first, int64_t n_threads) {
-  if constexpr (kLearns<Classes>) {
-    uint32_t n_mine = 0;
-    for (int64_t i = first; i < request.n_labels; i += n_threads) {
-      n_mine += classes.count(request.labels[i]);
-    }
-    n_mine = __reduce_add_sync(kAllLanes, n_mine);  // one sum for all classes takes one addition of a warp
-    if (threadIdx.x % kLanes == 0 && n_mine > 0) {
-      classes.count_all(n_mine);
-    }
+// Counts labels, which weigh more from the next call on, by all threads of a warp. Nobody may still be reading.
+template <typename Classes, int n>
+__device__ void learn_labels(const Classes& classes, const int64_t (&label)[n]) {
+  uint32_t n_mine = 0;
+#pragma unroll
+  for (int j = 0; j < n; ++j) {
+    n_mine += classes.count(label[j]);
+  }
+  n_mine = __reduce_add_sync(kAllLanes, n_mine);  // one sum for all classes takes one addition of a warp
+  if (threadIdx.x % kLanes == 0 && n_mine > 0) {
+    classes.count_all(n_mine);
   }
 }
 
@@ -164,7 +174,8 @@ template <typename Classes>
 __global__ void __launch_bounds__(kThreads) count_labels(const Classes classes, const Request request) {
   wait_for_earlier_kernels();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  learn_labels(classes, request, i, static_cast<int64_t>(gridDim.x) * kThreads);
+  const int64_t label[1] = {i < request.n_labels ? request.labels[i] : -1};
+  learn_labels(classes, label);
 }
 
 // One thread an item. Must move: 12 bytes an item; what it costs are two logarithms and an exponential in double.
@@ -183,14 +194,18 @@ template <typename Classes>
 __global__ void __launch_bounds__(kThreads) draw_and_count(const Classes classes, const Request request) {
   wait_for_earlier_kernels();
   extern __shared__ Word prepared[];
-  const Picker<Classes> picker(classes, prepared);
+  Picker<Classes, kThreads> picker(classes, prepared);
+  if constexpr (picker.kPrepares) {
+    picker.prepare();
+    __syncthreads();
+  }
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= request.n_labels + request.n_sampled) {
     return;
   }
   const int64_t draw = i - request.n_labels;
   if (draw >= 0) {
-    request.sampled[draw] = picker.pick(uniforms(request.seed, draw));
+    request.sampled[draw] = picker.pick(uniforms(request.seed, draw)).id;
   }
   if (draw == 0) {
     *request.n_tries = request.n_sampled;
@@ -220,10 +235,15 @@ __global__ void __launch_bounds__(kThreads)
     round.table.slots[at] = kEmpty;
   }
   extern __shared__ Word prepared[];
-  const int64_t key[2] = {seed[0], seed[1]};  // under way while the picker is made
-  const Picker<Classes> picker(classes, prepared);
+  const int64_t key[2] = {seed[0], seed[1]};
+  Picker<Classes, kThreads> picker(classes, prepared);
+  const Uniforms u = uniforms(key, i);  // while the picker's memory is under way
+  if constexpr (picker.kPrepares) {
+    picker.prepare();
+    __syncthreads();
+  }
   if (i < round.n_draws) {
-    round.drawn[i] = picker.pick(uniforms(key, i));
+    round.drawn[i] = picker.pick(u).id;
   }
 }
 
@@ -308,62 +328,91 @@ static __global__ void __launch_bounds__(kTile) emit_new(const Round round, cons
 }
 
 // One block draws until the classes are found: from the start, with the table in its shared memory, or on from a first
-// round that did not suffice, and after one that did it is done at once. A thread takes every blockDim-th draw of a
-// round. Alone it also counts the items, if they are few. Costs: a draw is some 60 double operations, of which one SM
-// does 64 a clock.
-template <typename Classes, bool kIsAlone>
-__global__ void __launch_bounds__(kSearchThreads)
+// round that did not suffice, and after one that did it is done at once. A thread takes every n_threads-th draw of a
+// round. Alone it also counts the items, if they are few, with what it knows of them from the search. Costs: a draw is
+// some 60 double operations, of which one SM does 64 a clock; for few draws the time is that of memory and barriers.
+template <typename Classes, bool kIsAlone, int n_threads>
+__global__ void __launch_bounds__(n_threads)
     search(const Classes classes, const Request request, const Round round, int first_length, bool counts) {
   wait_for_earlier_kernels();
+  using OurPicker = Picker<Classes, n_threads>;
+  using Class = typename OurPicker::Class;
   extern __shared__ Word shared_slots[];
-  __shared__ uint32_t n_before[kItems * kSearchThreads / kLanes];  // of each warp's draws, all of one item first
-  __shared__ uint32_t n_new;
+  __shared__ uint32_t n_before[kItems * n_threads / kLanes];  // new draws of each warp, all of one item first
   __shared__ int64_t n_tries;
-  const int n_threads = static_cast<int>(blockDim.x), n_warps = n_threads / kLanes;
+  constexpr int n_warps = n_threads / kLanes;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, warp = thread / kLanes;
   const Table table{kIsAlone ? shared_slots : round.table.slots, round.table.bits};
+  auto* const found = reinterpret_cast<Class*>(shared_slots + (Word{1} << table.bits));
   int64_t start = 0, n_found = 0;
-  if constexpr (kIsAlone) {
-    for (int at = thread; at < 1 << table.bits; at += n_threads) {
-      table.slots[at] = kEmpty;
-    }
-  } else {
+  if constexpr (!kIsAlone) {
     start = round.n_draws;
     n_found = *round.n_found;
     if (n_found >= request.n_sampled) {
       return;
     }
   }
+  // All that is read and depends on nothing is under way before anything waits. No branch may come between: before one
+  // the compiler moves to uniform registers what all threads read alike.
+  const int64_t seed[2] = {request.seed[0], request.seed[1]};
+  OurPicker picker(classes, kIsAlone ? static_cast<void*>(found + request.n_sampled) : shared_slots);
+  int64_t label[kItemsCounted];
+  Class known[kItemsCounted]{};
+  if constexpr (kIsAlone) {
+    const int64_t n_labels = counts ? request.n_labels : 0;
+#pragma unroll
+    for (int j = 0; j < kItemsCounted; ++j) {
+      const int64_t i = static_cast<int64_t>(j) * n_threads + thread;
+      label[j] = i < n_labels ? request.labels[i] : -1;
+    }
+    picker.read_ahead();
+#pragma unroll
+    for (int j = 0; j < kSlots; ++j) {
+      table.slots[j * n_threads + thread] = kEmpty;
+    }
+#pragma unroll
+    for (int j = 0; j < kItemsCounted; ++j) {
+      if (label[j] >= 0 && label[j] < classes.n_classes) {
+        known[j] = picker.find(label[j]);
+      }
+    }
+  }
   if (thread == 0) {
     n_tries = -1;
   }
-  const int64_t seed[2] = {request.seed[0], request.seed[1]};  // under way while the picker is made
-  const Picker<Classes> picker(classes, shared_slots + (kIsAlone ? 1 << table.bits : 0));
-  __syncthreads();
 
-  for (int length = first_length; n_found < request.n_sampled && start < request.max_tries;
-       length = n_threads * kItems) {
-    if (length > request.max_tries - start) {
-      length = static_cast<int>(request.max_tries - start);
-    }
-    int64_t id[kItems];
-    uint32_t slot[kItems];
-    unsigned ballot[kItems];
+  bool is_prepared = false;
+  const auto draw = [&](auto n_items_of_a_thread, int length) {
+    constexpr int n_items = decltype(n_items_of_a_thread)::value;
+    Uniforms u[n_items];
+    Class drawn[n_items];
+    uint32_t slot[n_items];
+    unsigned ballot[n_items];
 #pragma unroll
-    for (int item = 0; item < kItems; ++item) {
+    for (int item = 0; item < n_items; ++item) {
       const int i = item * n_threads + thread;
-      id[item] = i < length ? picker.pick(uniforms(seed, start + i)) : 0;
+      u[item] = i < length ? uniforms(seed, start + i) : Uniforms{};
+    }
+    if (!is_prepared) {
+      picker.prepare();
+      is_prepared = true;
+    }
+    __syncthreads();  // the slots are empty, or marked
+#pragma unroll
+    for (int item = 0; item < n_items; ++item) {
+      const int i = item * n_threads + thread;
+      drawn[item] = i < length ? picker.pick(u[item]) : Class{};
     }
 #pragma unroll
-    for (int item = 0; item < kItems; ++item) {
+    for (int item = 0; item < n_items; ++item) {
       const int i = item * n_threads + thread;
-      slot[item] = i < length ? table.insert(Table::word_of(id[item], i + 1)) : 0;
+      slot[item] = i < length ? table.insert(Table::word_of(drawn[item].id, i + 1)) : 0;
     }
     __syncthreads();
 #pragma unroll
-    for (int item = 0; item < kItems; ++item) {
+    for (int item = 0; item < n_items; ++item) {
       const int i = item * n_threads + thread;
-      const bool is_new = i < length && table.look<kIsAlone>(slot[item]) == Table::word_of(id[item], i + 1);
+      const bool is_new = i < length && table.look<kIsAlone>(slot[item]) == Table::word_of(drawn[item].id, i + 1);
       ballot[item] = __ballot_sync(kAllLanes, is_new);
       if (lane == 0) {
         n_before[item * n_warps + warp] = __popc(ballot[item]);
@@ -372,76 +421,89 @@ __global__ void __launch_bounds__(kSearchThreads)
     __syncthreads();
     // after everyone has looked, before anyone inserts again
 #pragma unroll
-    for (int item = 0; item < kItems; ++item) {
+    for (int item = 0; item < n_items; ++item) {
       if (ballot[item] >> lane & 1) {
-        table.slots[slot[item]] = Table::word_of(id[item], 0);
+        table.slots[slot[item]] = Table::word_of(drawn[item].id, 0);
       }
     }
-    if (warp == 0) {  // running sums, kItems neighbours a lane, which all the counts are
-      uint32_t sum = 0, n[kItems];
+    // Each warp adds up all the counts, n_items neighbours a lane, and keeps those before its own, which are the same
+    // neighbour of n_items lanes: the number of warps is a multiple of n_items.
+    uint32_t sum = 0, before_mine = 0;
 #pragma unroll
-      for (int j = 0; j < kItems; ++j) {
-        const int at = lane * kItems + j;
-        n[j] = sum;
-        sum += at < kItems * n_warps ? n_before[at] : 0;
-      }
-      uint32_t through = sum;
-      for (int distance = 1; distance < kLanes; distance *= 2) {
-        const uint32_t below = __shfl_up_sync(kAllLanes, through, distance);
-        through += lane >= distance ? below : 0;
-      }
-#pragma unroll
-      for (int j = 0; j < kItems; ++j) {
-        const int at = lane * kItems + j;
-        if (at < kItems * n_warps) {
-          n_before[at] = through - sum + n[j];
-        }
-      }
-      if (lane == kLanes - 1) {
-        n_new = through;
-      }
+    for (int j = 0; j < n_items; ++j) {
+      const int at = lane * n_items + j;
+      before_mine = j == warp % n_items ? sum : before_mine;
+      sum += at < n_items * n_warps ? n_before[at] : 0;
     }
-    __syncthreads();
+    uint32_t through = sum;
+    for (int distance = 1; distance < kLanes; distance *= 2) {
+      const uint32_t below = __shfl_up_sync(kAllLanes, through, distance);
+      through += lane >= distance ? below : 0;
+    }
+    before_mine += through - sum;
 #pragma unroll
-    for (int item = 0; item < kItems; ++item) {
+    for (int item = 0; item < n_items; ++item) {
+      const int64_t rank = n_found + __shfl_sync(kAllLanes, before_mine, (item * n_warps + warp) / n_items) +
+                           __popc(ballot[item] & ((1u << lane) - 1));
       if (ballot[item] >> lane & 1) {
-        const int64_t rank =
-            n_found + n_before[item * n_warps + warp] + __popc(ballot[item] & ((1u << lane) - 1));
         if (rank < request.n_sampled) {
-          request.sampled[rank] = id[item];
+          request.sampled[rank] = drawn[item].id;
+          if constexpr (kIsAlone) {
+            found[rank] = drawn[item];
+          }
         }
         if (rank == request.n_sampled - 1) {
           n_tries = start + item * n_threads + thread + 1;
         }
       }
     }
-    n_found += n_new;
+    n_found += __shfl_sync(kAllLanes, through, kLanes - 1);
+  };
+  for (int length = first_length; n_found < request.n_sampled && start < request.max_tries;
+       length = n_threads * kItems) {
+    if (length > request.max_tries - start) {
+      length = static_cast<int>(request.max_tries - start);
+    }
+    if (length <= n_threads) {
+      draw(std::integral_constant<int, 1>{}, length);
+    } else {
+      draw(std::integral_constant<int, kItems>{}, length);
+    }
     start += length;
   }
   for (int64_t rank = n_found + thread; rank < request.n_sampled; rank += n_threads) {
     request.sampled[rank] = 0;  // a class that exists, so that nothing is read where nothing is
+    if constexpr (kIsAlone) {
+      found[rank] = Class{};
+    }
   }
   __syncthreads();
   if (thread == 0) {
     *request.n_tries = n_tries;
   }
   if (kIsAlone && counts) {
+    if constexpr (kLearns<Classes>) {
+      if (request.learns) {  // all draws and the labels have read what this changes
+        learn_labels(classes, label);
+      }
+    }
+    const bool differs = picker.differs();
+    if (differs && thread == 0) {
+      request.reporter.report(IdArgument::kWeights, 0, 0, 0);
+    }
     const int64_t n_items = request.n_labels + request.n_sampled;
-    double p[kItemsCounted];
-#pragma unroll
-    for (int j = 0; j < kItemsCounted; ++j) {
-      const int64_t i = static_cast<int64_t>(j) * n_threads + thread;
-      p[j] = i < n_items ? look_at_item(classes, request, i) : 0.0;
-    }
-    if (request.learns) {  // the logarithms below take as long as the memory does for this
-      __syncthreads();
-      learn_labels(classes, request, thread, n_threads);
-    }
 #pragma unroll
     for (int j = 0; j < kItemsCounted; ++j) {
       const int64_t i = static_cast<int64_t>(j) * n_threads + thread;
       if (i < n_items) {
-        count_item(request, i, p[j], n_tries);
+        const bool is_label = i < request.n_labels;
+        const Class k = is_label ? known[j] : found[i - request.n_labels];
+        const int64_t id = is_label ? label[j] : k.id;
+        const bool exists = id >= 0 && id < classes.n_classes;
+        if (is_label && !exists) {
+          request.reporter.report(IdArgument::kCountedLabels, i / request.n_true, id, classes.n_classes);
+        }
+        count_item(request, i, exists && !differs ? picker.probability(k) : 0.0, n_tries);
       }
     }
   }
@@ -471,18 +533,20 @@ double draws_for(const Classes& classes, double n) {
 inline unsigned blocks_for(int64_t n, int64_t threads) { return static_cast<unsigned>((n + threads - 1) / threads); }
 
 // Returns whether the labels have been counted.
-template <typename Classes>
+template <int n_threads, typename Classes>
 bool search_alone(const char* op, const Tensor& where, const Classes& classes, const Request& request,
                   int64_t n_guess) {
   const int64_t n_items = request.n_labels + request.n_sampled;
-  const int64_t n_threads = n_guess <= 256 ? 256 : n_guess <= 512 ? 512 : kSearchThreads;
-  const int64_t longest = n_threads * kItems;
+  constexpr int64_t longest = n_threads * kItems;
   const bool counts = n_items <= kItemsCounted * n_threads;  // more would wait for one SM
   Round round{};
-  round.table.bits = bits_for(request.n_sampled + longest);
-  const size_t bytes = (sizeof(Word) << round.table.bits) + Picker<Classes>::bytes(classes);
-  const dim3 threads(static_cast<unsigned>(n_threads));
-  launch_early(op, where, search<Classes, true>, dim3(1), threads, bytes, classes, request, round,
+  while (int64_t{1} << round.table.bits < kSlots * n_threads) {
+    ++round.table.bits;
+  }
+  using OurPicker = Picker<Classes, n_threads>;
+  const size_t bytes = (sizeof(Word) << round.table.bits) + OurPicker::bytes(classes) +
+                       sizeof(typename OurPicker::Class) * static_cast<size_t>(request.n_sampled);
+  launch_early(op, where, search<Classes, true, n_threads>, dim3(1), dim3(n_threads), bytes, classes, request, round,
                std::min(n_guess, longest), counts);
   if (!counts) {
     launch_early(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), 0, classes,
@@ -515,13 +579,13 @@ bool search_together(const char* op, const Tensor& where, const Classes& classes
   round.n_new = round.is_new + n_tiles * kLanes;
 
   const dim3 draws(blocks_for(round.n_draws, kThreads)), tiles(static_cast<unsigned>(n_tiles));
-  const size_t bytes = Picker<Classes>::bytes(classes);
+  const size_t bytes = Picker<Classes, kThreads>::bytes(classes);
   launch_early(op, where, draw_round<Classes>, draws, dim3(kThreads), bytes, classes, request.seed, round);
   launch_early(op, where, insert_round, draws, dim3(kThreads), 0, round);
   launch_early(op, where, find_new, tiles, dim3(kTile), 0, round);
   launch_early(op, where, emit_new, tiles, dim3(kTile), 0, round, request);
-  launch_early(op, where, search<Classes, false>, dim3(1), dim3(kSearchThreads), bytes, classes, request, round,
-               kLongest, false);
+  launch_early(op, where, search<Classes, false, kSearchThreads>, dim3(1), dim3(kSearchThreads),
+               Picker<Classes, kSearchThreads>::bytes(classes), classes, request, round, kLongest, false);
   const int64_t n_items = request.n_labels + request.n_sampled;
   launch_early(op, where, count_items<Classes>, dim3(blocks_for(n_items, kThreads)), dim3(kThreads), 0, classes,
                request);
@@ -552,12 +616,15 @@ Sample sample(const char* op, const Classes& classes, const Tensor& labels, cons
   bool has_learned = false;
   if (!unique) {
     launch_early(op, labels, draw_and_count<Classes>, dim3(blocks_for(ids.numel() + n_sampled, kThreads)),
-                 dim3(kThreads), Picker<Classes>::bytes(classes), classes, request);
+                 dim3(kThreads), Picker<Classes, kThreads>::bytes(classes), classes, request);
   } else {
     // six standard deviations or so more than it takes on average
     const double mean = draws_for(classes, static_cast<double>(n_sampled));
     const auto n_guess = static_cast<int64_t>(std::min(mean + 6 * std::sqrt(mean) + 16, 1e9));
-    const auto search = n_sampled <= kAlone ? search_alone<Classes> : search_together<Classes>;
+    const auto search = n_sampled > kAlone ? search_together<Classes>
+                        : n_guess <= 256   ? search_alone<256, Classes>
+                        : n_guess <= 512   ? search_alone<512, Classes>
+                                           : search_alone<kSearchThreads, Classes>;
     has_learned = search(op, labels, classes, request, n_guess);
   }
   if constexpr (kLearns<Classes>) {

@@ -1,8 +1,8 @@
 // Classes drawn as often as they weigh, where a call changes few of the weights: kept sums lead to the class.
 //
 // Level 0 are the weights; a number of level l + 1 is the sum of kFan numbers of level l, up to a level of kMostTop
-// numbers or fewer. A draw adds up that level, once for all draws of a call, finds its place there, and then reads
-// kFan numbers a level. To count a label is to add 1 on each level. weight_sums of _sampler_ops.py lays the sums out.
+// numbers or fewer. A call adds up that level once; a draw finds its place there, and then reads kFan numbers a level.
+// To count a label is to add 1 on each level. weight_sums of _sampler_ops.py lays the sums out.
 #pragma once
 
 #include "samplers.h"
@@ -11,7 +11,7 @@ namespace torchlayer {
 
 struct LearnedClasses {
   static constexpr int64_t kFan = 8, kFanBits = 3;
-  static constexpr int64_t kMostTop = 2048;
+  static constexpr int64_t kMostTop = 1024;  // at most 8192 numbers a level below, which an L1 cache holds
   static constexpr int kMostLevels = 12;  // of 2^40 classes, and one more
   static constexpr int64_t kHeader = kFan;  // the total, whether sums and weights were found to differ, zeros
 
@@ -42,26 +42,19 @@ struct LearnedClasses {
     return static_cast<double>(weight[k]) / static_cast<double>(sums[0]);
   }
 
-  // Number t, a part of the total, belongs to the first class with weight[0] + ... + weight[k] > t. `running` are the
-  // running sums of the top level. Whatever weights and sums hold, the class exists. If they differ where this draw
-  // looks, that is noted: somebody wrote to the weights.
-  TORCHLAYER_BOTH int64_t pick(Uniforms u, const int64_t* running) const {
-    int64_t at = 0, last = length(top) - 1;
-    auto rest = static_cast<int64_t>(u.first * static_cast<double>(running[last]));
-    while (at < last) {
-      const int64_t middle = (at + last) / 2;
-      if (running[middle] > rest) {
-        last = middle;
-      } else {
-        at = middle + 1;
-      }
-    }
-    const int64_t before = at > 0 ? running[at - 1] : 0;
-    int64_t whole = running[at] - before;
-    rest -= before;
-    bool is_kept = true;
+  // Where a draw has arrived: number t, a part of the total, belongs to the first class with
+  // weight[0] + ... + weight[k] > t, and to the sums above it.
+  struct Place {
+    int64_t at;     // on a level, from the top to the weights
+    int64_t rest;   // what is left of t
+    int64_t whole;  // the number there, as the level above tells
+    bool is_kept;   // whether the levels above and the numbers seen agree
+  };
+
+  // From the top level to a class. Whatever weights and sums hold, the class exists.
+  TORCHLAYER_BOTH void descend(Place& place) const {
     for (int level = top - 1; level >= 0; --level) {
-      const int64_t first = at << kFanBits, n = length(level) - first;  // here and after it
+      const int64_t first = place.at << kFanBits, n = length(level) - first;  // here and after it
       int64_t value[kFan];
       read_group(level > 0 ? sums + begin[level] + first : weight + first, level > 0 ? kFan : n, value);
       int64_t through = 0, below = 0, chosen = 0, part = 0;
@@ -72,24 +65,20 @@ struct LearnedClasses {
       for (int j = 0; j < kFan; ++j) {
         part = is_below ? value[j] : part;
         through += value[j];
-        is_below = through <= rest;
+        is_below = through <= place.rest;
         below = is_below ? through : below;
         chosen += is_below;
       }
-      is_kept = is_kept && through == whole;
-      at = first + (chosen < n ? (chosen < kFan ? chosen : kFan - 1) : n - 1);
-      whole = part;
-      rest -= below;
+      place.is_kept = place.is_kept && through == place.whole;
+      place.at = first + (chosen < n ? (chosen < kFan ? chosen : kFan - 1) : n - 1);
+      place.whole = part;
+      place.rest -= below;
     }
-    if (!is_kept) {
-      note_difference();
-    }
-    return at;
   }
 
   TORCHLAYER_BOTH bool differs() const { return *static_cast<const volatile int64_t*>(sums + 1) != 0; }
 
- private:
+  // For a draw that saw sums and weights differ: somebody wrote to the weights.
   TORCHLAYER_BOTH void note_difference() const {
 #if defined(__CUDA_ARCH__)
     *static_cast<volatile int64_t*>(sums + 1) = 1;
@@ -98,6 +87,7 @@ struct LearnedClasses {
 #endif
   }
 
+ private:
   // A group's numbers, of which n exist; all loads at once, as wide as they can be.
   TORCHLAYER_BOTH void read_group(const int64_t* from, int64_t n, int64_t (&value)[kFan]) const {
 #if defined(__CUDA_ARCH__)

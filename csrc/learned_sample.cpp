@@ -15,7 +15,26 @@ struct LearnedOnCpu : torchlayer::LearnedClasses {
   explicit LearnedOnCpu(const torchlayer::LearnedClasses& classes) : LearnedClasses(classes), running(length(top)) {
     std::partial_sum(sums + begin[top], sums + begin[top] + length(top), running.begin());
   }
-  int64_t pick(torchlayer::Uniforms u) const { return LearnedClasses::pick(u, running.data()); }
+
+  int64_t pick(torchlayer::Uniforms u) const {
+    const auto t = static_cast<int64_t>(u.first * static_cast<double>(running.back()));
+    size_t at = 0, last = running.size() - 1;
+    while (at < last) {
+      const size_t middle = (at + last) / 2;
+      if (running[middle] > t) {
+        last = middle;
+      } else {
+        at = middle + 1;
+      }
+    }
+    const int64_t before = at > 0 ? running[at - 1] : 0;
+    Place place{static_cast<int64_t>(at), t - before, running[at] - before, true};
+    descend(place);
+    if (!place.is_kept) {
+      note_difference();
+    }
+    return place.at;
+  }
 };
 
 void count_labels(const torchlayer::LearnedClasses& classes, const Tensor& labels) {

@@ -21,7 +21,7 @@ Sample = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _LONG_BLOCK = 2**18
 _BLIND_FACTOR = 128
-_MOST_TOP = 2048  # of learned_classes.h
+_MOST_TOP = 1024  # of learned_classes.h
 
 
 class _Classes(NamedTuple):
@@ -193,7 +193,7 @@ def weight_sums(weight: Tensor) -> Tensor:
     """The sums that ``learned_sample_`` keeps of weights, for draws that need not read them all.
 
     Eight numbers first: the total, and seven zeros. Then the sums of eight weights each, then those of eight of these,
-    and so on up to 2048 or fewer; each level filled up with zeros to a multiple of eight.
+    and so on up to 1024 or fewer; each level filled up with zeros to a multiple of eight.
     """
     parts, level = [weight.sum()[None], weight.new_zeros(7)], weight
     for _, n in _levels(len(weight)):
