@@ -244,6 +244,25 @@ def test_a_replayed_graph_learns(n_sampled, n_classes, n_labels, unique):
 
 
 @needs_cuda
+def test_calls_that_follow_at_once_learn_from_each_other():
+    labels = (torch.rand(128, generator=torch.Generator().manual_seed(0)) ** 4 * 50_000).long()
+    sampler, seed = LearnedUnigram(50_000).cuda(), seeds(1)[0]
+    arguments = labels.cuda(), 64, 50_000, True, seed.cuda()
+    sampler(*arguments)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = [sampler(*arguments) for _ in range(20)]
+    sampler.weight.fill_(1)
+    sampler.refresh()
+    graph.replay()
+    plain = summed(torch.ones(50_000, dtype=torch.int64))[:2]
+    for sample in found:
+        assert alike(sample, OP.reference(labels, seed, *plain, True, 64, True, MANY)[:3])
+    assert torch.equal(sampler.weight.cpu(), plain[0])
+    assert torch.equal(sampler._sums.cpu(), plain[1])
+
+
+@needs_cuda
 def test_a_replayed_graph_notices_that_somebody_wrote():
     sampler, labels = LearnedUnigram(50_000).cuda(), torch.arange(128, device="cuda")
     sampler(labels, 64, 50_000)
