@@ -161,7 +161,7 @@ class Fast:
         self.batch_size = args.batch_size or len(self.loss.observations) // 4
         self.parts = {"model": self.agent, "optimizer": self.optimizer, "rollout": self.rollout}
 
-    def advance(self, left: float) -> tuple[Steps, str]:
+    def advance(self, left: float = 1.0) -> tuple[Steps, str]:
         steps = self.rollout.collect()
         values, valid, ends = steps.extras["values"], steps.valid, (steps.terminated, steps.truncated)
         assert steps.next_values is not None
@@ -208,7 +208,7 @@ class Page:
         logits = self.net(difference(bitmaps).float())
         return logits, torch.zeros_like(logits[:, 0])  # the page has no idea of a value
 
-    def advance(self, left: float) -> tuple[Steps, str]:
+    def advance(self, left: float = 1.0) -> tuple[Steps, str]:
         steps = self.rollout.collect()
         frames = difference(steps.observations.flatten(0, 1)).unflatten(0, steps.actions.shape)
         self.episodes.add(steps, frames, steps.extras["choice"], steps.rewards)

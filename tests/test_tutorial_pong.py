@@ -32,7 +32,7 @@ def script():
 @pytest.fixture
 def args():
     names = {"env": "catch", "model": "fast", "n_envs": 4, "n_steps": 16, "device": "cpu", "seed": 0, "timeout": 60.0}
-    rules = {"lr": None, "batch_size": None, "precision": "fp32", "sticky": 0.0, "frame_skip": 4}
+    rules = {"lr": None, "batch_size": None, "precision": "fp32", "sticky": 0.0, "frame_skip": 4, "width": 1}
     return argparse.Namespace(**names, **rules)
 
 
@@ -167,6 +167,21 @@ def test_the_first_batch_of_an_update_starts_at_the_policy_that_played(script, a
     assert gains[mask].mean().abs() < 1e-5
     assert gains[mask].std() == pytest.approx(1, rel=0.02)
     fast.rollout.close()
+
+
+def test_rate_and_entropy_fall_with_what_is_left_and_a_width_doubles_the_network(script, args):
+    sizes = {}
+    for args.width in (1, 2):
+        fast = script.Fast(args)
+        sizes[args.width] = [len(p) for name, p in fast.agent.network.named_parameters() if "hidden" in name]
+        fast.advance(left=0.1)
+        assert float(fast.loss.spread) == pytest.approx(0.1 * script.ENTROPY)
+        assert fast.optimizer.param_groups[0]["lr"] <= 1.001 * 0.01 * script.HIGHEST
+        fast.advance(left=0.0)
+        assert float(fast.loss.spread) == 0
+        assert fast.optimizer.param_groups[0]["lr"] == script.LOWEST
+        fast.rollout.close()
+    assert sizes[2][-1] == 2 * sizes[1][-1] == 512
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
