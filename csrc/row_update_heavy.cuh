@@ -53,6 +53,24 @@ __device__ void add_heavy(typename Optimizer::sum_t (&sum)[kVec], const typename
   }
 }
 
+// The sum over the block, for all its threads, which meet here; `of_warps` may be used again after the next barrier.
+template <typename sum_t>
+__device__ sum_t sum_over_block(sum_t value, sum_t (&of_warps)[kThreads / 32]) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(kAllLanes, value, distance);
+  }
+  if (threadIdx.x % 32 == 0) {
+    of_warps[threadIdx.x / 32] = value;
+  }
+  __syncthreads();
+  value = 0;
+  for (int warp = 0; warp < kThreads / 32; ++warp) {
+    value += of_warps[warp];
+  }
+  return value;
+}
+
 // Updates segments `begin` to `end` of a row with many places, sorted, by the whole block: a team of threads takes one
 // gradient, other teams the next.
 template <typename Optimizer, int kVec, typename Memory, typename place_t>
@@ -111,19 +129,7 @@ __device__ void update_by_block(Memory& memory, const Optimizer& optimizer, cons
         }
       }
     }
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
-      square += __shfl_xor_sync(kAllLanes, square, distance);
-    }
-    if (threadIdx.x % 32 == 0) {
-      memory.squares[threadIdx.x / 32] = square;
-    }
-    __syncthreads();
-    square = 0;
-    for (int warp = 0; warp < kThreads / 32; ++warp) {
-      square += memory.squares[warp];
-    }
-    // every thread has read the old state by now
+    square = sum_over_block(square, memory.squares);  // and every thread has read the old state
     const sum_t mean_square = square / static_cast<sum_t>(shape.width);
     row_rate = optimizer.row_rate(row.id, state, mean_square, threadIdx.x == 0, prepared);
   }
@@ -263,19 +269,7 @@ __device__ void finish_heavy(HeavyMemory<typename Optimizer::sum_t, kVec>& memor
         square += sum[i] * sum[i];
       }
     }
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
-      square += __shfl_xor_sync(kAllLanes, square, distance);
-    }
-    if (threadIdx.x % 32 == 0) {
-      memory.squares[threadIdx.x / 32] = square;
-    }
-    __syncthreads();
-    square = 0;
-    for (int warp = 0; warp < kThreads / 32; ++warp) {
-      square += memory.squares[warp];
-    }
-    // every thread has read the old state by now
+    square = sum_over_block(square, memory.squares);  // and every thread has read the old state
     row_rate = optimizer.row_rate(row.id, state, square / static_cast<sum_t>(width), threadIdx.x == 0, prepared);
   }
   for (int64_t column = first; column < width; column += kThreads * kVec) {
