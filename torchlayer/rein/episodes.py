@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,30 +34,40 @@ class Episodes:
         self.ended: list[tuple[Tensor, ...]] = []
 
     def add(self, steps: Steps, *columns: Tensor) -> None:
-        """Cut ``columns`` ``(N, T, ...)`` of ``steps`` where episodes ended. Waits for the device."""
-        ended, valid = (steps.terminated | steps.truncated).cpu(), steps.valid.cpu()
+        """Cut ``columns`` ``(N, T, ...)`` of ``steps`` where episodes ended. Waits for the device.
+
+        They are copied once, and the copy is kept until no episode needs any of it.
+        """
+        ended, valid = (steps.terminated | steps.truncated).cpu().numpy(), steps.valid.cpu().numpy()
+        copies = [column.clone() for column in columns]
         finished = []
         for n, pieces in enumerate(self.begun):
-            start, n_steps = 0, ended.shape[1]
-            ends = ended[n].nonzero().flatten().tolist()
-            for end in [*ends, n_steps - 1]:
-                rows = start + valid[n, start : end + 1].nonzero().flatten()
-                if len(rows):
-                    where = rows.to(columns[0].device)
-                    pieces.append(tuple(column[n, where] for column in columns))
-                start = end + 1
-                if end in ends and pieces:
-                    finished.append((end, n, tuple(map(torch.cat, zip(*pieces)))))
+            for start, stop, is_end in _runs(valid[n], ended[n]):
+                if stop > start:
+                    pieces.append(tuple(copy[n, start:stop] for copy in copies))
+                if is_end and pieces:
+                    finished.append((stop, n, tuple(map(torch.cat, zip(*pieces)))))
                     pieces.clear()
         self.ended += [episode for *_, episode in sorted(finished, key=lambda found: found[:2])]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"begun": self.begun, "ended": self.ended}
+        # views would bring with them all that they are views of
+        begun = [[tuple(x.clone() for x in piece) for piece in pieces] for pieces in self.begun]
+        return {"begun": begun, "ended": self.ended}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         here = self.device
         self.begun = [[tuple(x.to(here) for x in piece) for piece in pieces] for pieces in state_dict["begun"]]
         self.ended = [tuple(x.to(here) for x in episode) for episode in state_dict["ended"]]
+
+
+def _runs(valid: np.ndarray, ended: np.ndarray) -> Iterator[tuple[int, int, bool]]:
+    """Valid steps that follow each other: from, to, and whether an episode ended there."""
+    start = 0
+    for t in np.flatnonzero(ended | ~valid).tolist():
+        yield start, t + int(valid[t]), bool(ended[t])
+        start = t + 1
+    yield start, len(valid), False
 
 
 def first_episodes(rollout: Rollout) -> list[Tensor]:
