@@ -84,7 +84,7 @@ def player(args: argparse.Namespace, policy: Policy, generator: torch.Generator 
 def rollout(args: argparse.Namespace, policy: Policy, generator: torch.Generator | None, n: int, seed: int) -> Rollout:
     """A player at ``n`` games."""
     act = player(args, policy, generator)
-    n_groups = 2 if args.env == "pong" and n % 2 == 0 else 1  # while one is emulated, the policy looks at the other
+    n_groups = math.gcd(n, args.groups) if args.env == "pong" else 1  # the policy looks at one, others are emulated
     groups = [games(args, n // n_groups) for _ in range(n_groups)]
     settings: Any = {"device": args.device, "seed": seed, "timeout": args.timeout, "name": args.env}
     drawn_from = [] if generator is None else [generator]
@@ -372,6 +372,7 @@ def main() -> None:
     parser.add_argument("--sticky", type=float, default=0.0, help="probability that Pong repeats the last action")
     parser.add_argument("--frame-skip", type=int, default=4)
     parser.add_argument("--n-envs", type=int, help="games side by side; default: 64 (tensorlayer 128), on a CPU 32")
+    parser.add_argument("--groups", type=int, default=2, help="of Pong's games, that step each on a thread of its own")
     parser.add_argument("--n-steps", type=int, default=64, help="of each game, between updates")
     parser.add_argument("--epochs", type=int, default=10**9, help="stop after so many rollouts")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes of training")
