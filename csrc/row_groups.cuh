@@ -28,9 +28,9 @@ struct Slot {
 };
 constexpr unsigned long long kEmptySlot = kEmpty;  // in memory: the id, then a count of 0
 
-// A row with few places; `start` is the place itself if there is but one.
+// A row with few places; `start` is the place itself if there is but one. `segment` is for whoever takes one of it.
 struct alignas(16) LightRow {
-  uint32_t id, start, count, unused;
+  uint32_t id, start, count, segment;
 };
 
 struct alignas(32) HeavyRow {

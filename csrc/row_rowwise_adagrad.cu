@@ -11,7 +11,7 @@ template <typename element_t>
 struct RowwiseAdagrad {
   using scalar_t = element_t;
   using sum_t = torchlayer::accumulate_t<scalar_t>;
-  static constexpr int kMinBlocks = 2;
+  static constexpr int kMinBlocks = 3;
   static constexpr bool kWholeRow = true;
   template <int kN>
   struct Row {

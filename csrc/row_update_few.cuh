@@ -160,7 +160,7 @@ __device__ void find_own_row(Memory& memory, const Optimizer& optimizer, const t
 // segment of one, a warp. Must move: every gradient once, every distinct row of weight and states in and out, and all
 // ids once a block.
 template <typename Optimizer, int kVec, int kPieces>
-__global__ void __launch_bounds__(kThreads, kBlocks<Optimizer>)
+__global__ void __launch_bounds__(kThreads, kFewBlocks<Optimizer>)
     update_few_rows(const Optimizer optimizer, const RowIds given, const Rate rate, const Prepared* counted,
                     const typename Optimizer::scalar_t* grads, const Shape shape) {
   using sum_t = typename Optimizer::sum_t;
@@ -186,8 +186,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Optimizer>)
 
   for (uint32_t r = 0; r < memory.n_own; ++r) {
     if (memory.own[r].row.count > kLightPlaces) {
-      update_by_block<Optimizer, kVec>(memory, optimizer, prepared, memory.own[r].row,
-                                       memory.places + memory.own[r].start, grads, shape, 0, shape.n_heavy_segments);
+      update_by_block<Optimizer, kVec, kRowsAtOnce<Optimizer, kFewBlocks<Optimizer>>>(
+          memory, optimizer, prepared, memory.own[r].row, memory.places + memory.own[r].start, grads, shape, 0,
+          shape.n_heavy_segments);
     }
   }
   const int n_segments = Optimizer::kWholeRow ? 1 : shape.n_segments;
@@ -203,7 +204,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Optimizer>)
         }
       };
       update_light_row<Optimizer, kVec, kPieces, 32>(optimizer, prepared, own.row, grads, shape,
-                                                     static_cast<int>(threadIdx.x) % 32, begin, end, find_places);
+                                                     static_cast<int>(threadIdx.x) % 32, begin, end, find_places,
+                                                     [](sum_t square) { return sum_over_lanes(square, 32); });
     }
   }
 }

@@ -22,13 +22,17 @@ struct HeavyMemory {
   bool is_last;
 };
 
+// How many rows of gradients a thread has on their way, where an SM has so many blocks. Whole rows have no states
+// that would take registers beside them.
+template <typename Optimizer, int kN>
+constexpr int kRowsAtOnce = kN > (Optimizer::kWholeRow ? 3 : 2) ? 4 : 8;
+
 // Adds the rows of gradients at `sorted`: team t of the block takes the t-th, the one after as many as there are teams,
-// and so on, with as many loads in flight as registers suffice for.
-template <typename Optimizer, int kVec, typename place_t>
+// and so on, with kRows loads in flight.
+template <typename Optimizer, int kVec, int kRows, typename place_t>
 __device__ void add_heavy(typename Optimizer::sum_t (&sum)[kVec], const typename Optimizer::scalar_t* grads,
                           const place_t* sorted, uint32_t count, int64_t column, const Shape& shape) {
   using sum_t = typename Optimizer::sum_t;
-  constexpr int kRows = kBlocks<Optimizer> > 2 ? 4 : 8;
   if (column >= shape.width) {
     return;
   }
@@ -73,7 +77,7 @@ __device__ sum_t sum_over_block(sum_t value, sum_t (&of_warps)[kThreads / 32]) {
 
 // Updates segments `begin` to `end` of a row with many places, sorted, by the whole block: a team of threads takes one
 // gradient, other teams the next.
-template <typename Optimizer, int kVec, typename Memory, typename place_t>
+template <typename Optimizer, int kVec, int kRows, typename Memory, typename place_t>
 __device__ void update_by_block(Memory& memory, const Optimizer& optimizer, const Prepared& prepared, const Row& row,
                                 const place_t* places, const typename Optimizer::scalar_t* grads, const Shape& shape,
                                 int begin, int end) {
@@ -90,7 +94,7 @@ __device__ void update_by_block(Memory& memory, const Optimizer& optimizer, cons
     for (int i = 0; i < kVec; ++i) {
       sum[i] = 0;
     }
-    add_heavy<Optimizer, kVec>(sum, grads, places, row.count, column, shape);
+    add_heavy<Optimizer, kVec, kRows>(sum, grads, places, row.count, column, shape);
     if (shape.heavy_lanes < kThreads) {
       __syncthreads();  // the sums before have been read
 #pragma unroll
@@ -160,6 +164,7 @@ template <typename Optimizer, int kVec>
 __device__ void add_part(HeavyMemory<typename Optimizer::sum_t, kVec>& memory, typename Optimizer::sum_t (&sum)[kVec],
                          const typename Optimizer::scalar_t* grads, const Groups& groups,
                          const HeavyRow& row, uint32_t part, int64_t column, const Shape& shape) {
+  constexpr int kRows = kRowsAtOnce<Optimizer, kBlocks<Optimizer>>;
   const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const uint32_t count = row.count & ~kBad;
   const uint32_t* places = groups.places + row.start;
@@ -208,7 +213,8 @@ __device__ void add_part(HeavyMemory<typename Optimizer::sum_t, kVec>& memory, t
         }
       }
       __syncthreads();
-      add_heavy<Optimizer, kVec>(sum, grads, memory.sorted, min(total - batch, uint32_t{kThreads}), column, shape);
+      add_heavy<Optimizer, kVec, kRows>(sum, grads, memory.sorted, min(total - batch, uint32_t{kThreads}), column,
+                                        shape);
       __syncthreads();
     }
     __syncthreads();  // `warp_totals` and `bits` have been read by all
@@ -304,8 +310,9 @@ __device__ void update_heavy(const Optimizer& optimizer, const Groups& groups,
       if (!Optimizer::kWholeRow || segment == 0) {
         const Row whole{row.id, row.count & ~kBad, (row.count & kBad) != 0};
         sort_by_pairs(memory, groups.places + row.start, whole.count);
-        update_by_block<Optimizer, kVec>(memory, optimizer, groups.header->prepared, whole, memory.sorted, grads, shape,
-                                         segment, Optimizer::kWholeRow ? shape.n_heavy_segments : segment + 1);
+        update_by_block<Optimizer, kVec, kRowsAtOnce<Optimizer, kBlocks<Optimizer>>>(
+            memory, optimizer, groups.header->prepared, whole, memory.sorted, grads, shape, segment,
+            Optimizer::kWholeRow ? shape.n_heavy_segments : segment + 1);
       }
       continue;
     }

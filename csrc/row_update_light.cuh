@@ -11,7 +11,8 @@ namespace torchlayer {
 
 // An optimiser is a struct that goes to the kernel by value, with
 //   scalar_t, sum_t           of the weight, and of sums and states
-//   kMinBlocks                of how many an SM's registers shall suffice, to keep enough loads in flight
+//   kMinBlocks                of how many an SM's registers shall suffice, to keep enough loads in flight, where ids
+//                             are many
 //   kWholeRow                 whether an element's update depends on the whole row's gradient
 //   struct Row<kN>            kN neighbouring elements of weight and states, and
 //   read(row, at), write(row, at), from and to their offset `at` in the table, and prefetch(at)
@@ -101,9 +102,23 @@ __device__ void sum_light(typename Optimizer::sum_t (&sum)[kPieces][kVec], const
   }
 }
 
-// How many blocks an SM's registers shall suffice for.
+// How many blocks an SM's registers shall suffice for. Where ids are few, a warp holds a whole row.
 template <typename Optimizer>
 constexpr int kBlocks = sizeof(typename Optimizer::scalar_t) > 4 ? 2 : Optimizer::kMinBlocks;
+template <typename Optimizer>
+constexpr int kFewBlocks = Optimizer::kWholeRow ? 2 : kBlocks<Optimizer>;
+
+// The sum over the row, for lanes that share it within a warp; all of them have then read what one may write.
+template <typename sum_t>
+__device__ sum_t sum_over_lanes(sum_t value, int lanes) {
+  // other rows' lanes in this warp may be elsewhere, or gone
+  const unsigned mates = (lanes == 32 ? kAllLanes : (1u << lanes) - 1) << (threadIdx.x % 32 & ~(lanes - 1));
+  for (int distance = lanes / 2; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(mates, value, distance);
+  }
+  __syncwarp(mates);
+  return value;
+}
 
 // The places of a row in their order, if they are not in it.
 __device__ inline void sort_places(uint32_t (&places)[kLightPlaces]) {
@@ -120,11 +135,12 @@ __device__ inline void sort_places(uint32_t (&places)[kLightPlaces]) {
 
 // Updates segments `begin` to `end` of a row, by a team of `shape.lanes` neighbouring lanes, of which this is number
 // `lane`; kLanes is their number, if it is known, or 0. `find_places` tells the row's places in their order, once its
-// weight and states are on their way.
-template <typename Optimizer, int kVec, int kPieces, int kLanes, typename FindPlaces>
+// weight and states are on their way. `sum_over_team` adds up what each lane of a whole row has, for all of them, and
+// tells when all have come so far.
+template <typename Optimizer, int kVec, int kPieces, int kLanes, typename FindPlaces, typename SumOverTeam>
 __device__ void update_light_row(const Optimizer& optimizer, const Prepared& prepared, const Row& row,
                                  const typename Optimizer::scalar_t* grads, const Shape& shape, int lane, int begin,
-                                 int end, const FindPlaces& find_places) {
+                                 int end, const FindPlaces& find_places, const SumOverTeam& sum_over_team) {
   using sum_t = typename Optimizer::sum_t;
   const int lanes = kLanes == 0 ? shape.lanes : kLanes;
   const int stride = lanes * kVec;  // from one piece of a lane to its next
@@ -177,12 +193,7 @@ __device__ void update_light_row(const Optimizer& optimizer, const Prepared& pre
         }
       }
     }
-    // other rows' lanes in this warp may be elsewhere, or gone
-    const unsigned mates = (lanes == 32 ? kAllLanes : (1u << lanes) - 1) << (threadIdx.x % 32 & ~(lanes - 1));
-    for (int distance = lanes / 2; distance > 0; distance /= 2) {
-      square += __shfl_xor_sync(mates, square, distance);
-    }
-    __syncwarp(mates);  // all of them have read the state that one now writes
+    square = sum_over_team(square);  // and every lane has read the old state
     row_rate = optimizer.row_rate(row.id, state, square / static_cast<sum_t>(shape.width), lane == 0, prepared);
   }
 
@@ -207,32 +218,48 @@ __device__ void update_light_row(const Optimizer& optimizer, const Prepared& pre
   }
 }
 
-// How many threads take tiles of light rows together: a warp, where rows of several places would keep others waiting.
-template <typename Optimizer>
-constexpr int kTakers = Optimizer::kWholeRow ? 32 : kThreads;
+// What teams tell each other by; of two entries one is written while the other may still be read.
+template <typename sum_t>
+struct LightMemory {
+  sum_t squares[2][kThreads / 32];  // sums of warps
+  uint32_t taken[2][kThreads / 32];
+};
 
-// A team takes one of the rows listed, or (unless the optimiser needs all of it) a segment of one; the threads that
-// take a tile, as many as they have teams. Their first two tiles are given, the others they take as they come to them,
-// so that blocks with heavy rows have fewer.
+// Waits for `n_threads` neighbouring threads of the block, of which all groups are of that size.
+__device__ inline void wait_for_neighbours(int n_threads) {
+#ifdef __CUDA_ARCH__
+  asm volatile("bar.sync %0, %1;" ::"r"(1 + static_cast<int>(threadIdx.x) / n_threads), "r"(n_threads) : "memory");
+#endif
+}
+
+// A team takes one of the rows listed, or (unless the optimiser needs all of it) a segment of one. Threads take tiles
+// together, of as many as they have teams: the block, or, where rows of several places would keep others waiting, a
+// warp, or the team if it is larger. Their first two tiles are given, the others they take as they come to them, so
+// that blocks with heavy rows have fewer.
 template <typename Optimizer, int kVec, int kPieces>
 __device__ void update_light(const Optimizer& optimizer, const Groups& groups,
                              const typename Optimizer::scalar_t* grads, const Shape& shape) {
-  constexpr int kLanes = kVec * kPieces > 16 ? 32 : 0;  // so many packs are for wide rows alone
-  constexpr int kTaking = kTakers<Optimizer>;
-  __shared__ uint32_t taken[2];
-  const uint32_t n_teams = kTaking / shape.lanes, n_segments = Optimizer::kWholeRow ? 1 : shape.n_segments;
-  const uint32_t own_team = threadIdx.x % kTaking / shape.lanes, n_takers = gridDim.x * (kThreads / kTaking);
-  const bool is_first = threadIdx.x % kTaking == 0;
+  using sum_t = typename Optimizer::sum_t;
+  __shared__ LightMemory<sum_t> memory;
+  const int n_taking = Optimizer::kWholeRow ? max(shape.lanes, 32) : kThreads;
+  const bool is_wide = Optimizer::kWholeRow && shape.lanes > 32;  // a team, of several warps, is all that take a tile
+  const uint32_t n_teams = n_taking / shape.lanes, n_segments = Optimizer::kWholeRow ? 1 : shape.n_segments;
+  const uint32_t own_team = threadIdx.x % n_taking / shape.lanes, taker = threadIdx.x / n_taking;
+  const uint32_t n_takers = gridDim.x * (kThreads / n_taking);
+  const bool is_first = threadIdx.x % n_taking == 0;
   const int lane = static_cast<int>(threadIdx.x) & (shape.lanes - 1);
   const auto n_rows = static_cast<uint32_t>(groups.header->cursors.rows_and_places >> 32);
   if (n_rows == 0) {  // all are heavy
     return;
   }
-  const auto listed_at = [&](uint32_t tile) {  // the last row for those past the end of the list
-    return groups.light[min((tile * n_teams + own_team) / n_segments, n_rows - 1)];
+  const auto listed_at = [&](uint32_t tile) {
+    const uint32_t team = tile * n_teams + own_team, index = team / n_segments;
+    LightRow listed = groups.light[min(index, n_rows - 1)];
+    listed.segment = index < n_rows ? team - index * n_segments : kEmpty;  // past the end of the list
+    return listed;
   };
 
-  uint32_t tile = blockIdx.x + threadIdx.x / kTaking * gridDim.x, next = tile + n_takers;
+  uint32_t tile = blockIdx.x + taker * gridDim.x, next = tile + n_takers;
   LightRow listed = listed_at(tile);
   const uint32_t n_tiles = (n_rows * n_segments + n_teams - 1) / n_teams;
   const Prepared prepared = groups.header->prepared;  // here, as no store of ours changes it
@@ -242,9 +269,8 @@ __device__ void update_light(const Optimizer& optimizer, const Groups& groups,
     if (is_first && next < n_tiles) {
       after_next = 2 * n_takers + atomicAdd(&groups.header->cursors.n_taken, 1u);
     }
-    const uint32_t team = tile * n_teams + own_team, index = team / n_segments;
-    if (index < n_rows) {
-      const int begin = static_cast<int>(team - index * n_segments);
+    if (listed.segment != kEmpty) {
+      const int begin = static_cast<int>(listed.segment);
       const int end = Optimizer::kWholeRow ? shape.n_segments : begin + 1;
       const Row row{listed.id, listed.count & ~kBad, (listed.count & kBad) != 0};
       const auto find_places = [&](uint32_t(&places)[kLightPlaces]) {
@@ -257,18 +283,36 @@ __device__ void update_light(const Optimizer& optimizer, const Groups& groups,
           sort_places(places);
         }
       };
-      update_light_row<Optimizer, kVec, kPieces, kLanes>(optimizer, prepared, row, grads, shape, lane, begin, end,
-                                                         find_places);
+      const auto sum_over_team = [&](sum_t square) {
+        if (!is_wide) {
+          return sum_over_lanes(square, shape.lanes);
+        }
+        square = sum_over_lanes(square, 32);
+        if (threadIdx.x % 32 == 0) {
+          memory.squares[turn][threadIdx.x / 32] = square;
+        }
+        if (is_first) {
+          memory.taken[turn][taker] = after_next;
+        }
+        wait_for_neighbours(n_taking);
+        square = 0;
+        for (int warp = 0; warp < n_taking / 32; ++warp) {
+          square += memory.squares[turn][taker * (n_taking / 32) + warp];
+        }
+        return square;
+      };
+      update_light_row<Optimizer, kVec, kPieces, 0>(optimizer, prepared, row, grads, shape, lane, begin, end,
+                                                    find_places, sum_over_team);
     }
     tile = next;
-    if constexpr (kTaking == 32) {
-      next = __shfl_sync(kAllLanes, after_next, 0);
+    if constexpr (Optimizer::kWholeRow) {
+      next = is_wide ? memory.taken[turn][taker] : __shfl_sync(kAllLanes, after_next, 0);
     } else {
       if (is_first) {
-        taken[turn] = after_next;
+        memory.taken[turn][0] = after_next;
       }
       __syncthreads();
-      next = taken[turn];
+      next = memory.taken[turn][0];
     }
     listed = listed_next;
   }

@@ -50,16 +50,16 @@ inline bool is_aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-// What follows from the width of a row, in packs of kVec elements, kPieces of which a lane takes at once. `most_lanes`
-// may share a heavy row; a light one has as few as will do, or `least_lanes`.
+// What follows from the width of a row, in packs of kVec elements, kPieces of which a lane takes at once. A light row
+// has as few lanes as will do, from `least` to `most`; `most_heavy` may share a heavy one.
 template <int kVec, int kPieces>
-Shape shape_for(int64_t width, int least_lanes, int most_lanes) {
+Shape shape_for(int64_t width, int least, int most, int most_heavy) {
   const int64_t n_vectors = (width + kVec - 1) / kVec;
   Shape shape{};
   shape.width = width;
-  shape.lanes = std::max(least_lanes, next_power_of_two((n_vectors + kPieces - 1) / kPieces, 32));
+  shape.lanes = std::max(least, next_power_of_two((n_vectors + kPieces - 1) / kPieces, most));
   shape.n_segments = static_cast<int>((n_vectors + shape.lanes * kPieces - 1) / (shape.lanes * kPieces));
-  shape.heavy_lanes = next_power_of_two(n_vectors, most_lanes);
+  shape.heavy_lanes = next_power_of_two(n_vectors, most_heavy);
   shape.n_heavy_segments = static_cast<int>((n_vectors + shape.heavy_lanes - 1) / shape.heavy_lanes);
   return shape;
 }
@@ -74,7 +74,7 @@ void update_few(const char* op, const Optimizer& optimizer, const torch::stable:
     counted = static_cast<Prepared*>(memory->mutable_data_ptr());
     launch_early(op, weight, count_step, dim3(1), dim3(1), 0, rate, counted);
   }
-  const Shape shape = shape_for<kVec, kPieces>(width, 32, kThreads);
+  const Shape shape = shape_for<kVec, kPieces>(width, 32, 32, kThreads);
   launch_early(op, weight, update_few_rows<Optimizer, kVec, kPieces>, dim3((given.n + kOwnPlaces - 1) / kOwnPlaces),
                dim3(kThreads), 0, optimizer, given, rate, counted, grads, shape);
 }
@@ -114,7 +114,8 @@ void update_many(const char* op, const Optimizer& optimizer, const torch::stable
                       reinterpret_cast<Part*>(base + parts_at),
                       given,
                       static_cast<uint32_t>(n_slots)};
-  Shape shape = shape_for<kVec, kPieces>(width, 1, Optimizer::kWholeRow ? kThreads : 64);
+  Shape shape = Optimizer::kWholeRow ? shape_for<kVec, kPieces>(width, 1, kThreads, kThreads)
+                                     : shape_for<kVec, kPieces>(width, 1, 32, 64);
   const int64_t n_teams = n_ids * (Optimizer::kWholeRow ? 1 : shape.n_segments);
   STD_TORCH_CHECK(n_teams <= std::numeric_limits<int32_t>::max(), op, " was given too many ids for one launch, ",
                   n_ids);
@@ -152,28 +153,20 @@ void update_each_row(const char* op, const Optimizer& optimizer, const torch::st
   const RowIds given{ids.const_data_ptr<int64_t>(), ids.stride(0), weight.size(0), static_cast<uint32_t>(n_ids),
                      reporter};
 
-  const auto update = [&](auto vec, auto pieces) {
-    constexpr int kVec = decltype(vec)::value, kPieces = decltype(pieces)::value;
-    if (n_ids <= kFewIds) {
-      update_few<Optimizer, kVec, kPieces>(op, optimizer, weight, given, rate, grads, width);
-    } else {
-      update_many<Optimizer, kVec, kPieces>(op, optimizer, weight, given, rate, grads, width);
-    }
-  };
   // of sixteen-bit elements a pack holds eight, whose sums alone take eight registers
-  constexpr int kHalf = kWide == 8 ? 2 : 1;
-  if (aligned && is_aligned(grads) && width % kWide == 0) {
-    if constexpr (Optimizer::kWholeRow) {
-      if (width > 32 * 4 / kHalf * kWide) {  // which would not fit into the lanes, and be read twice
-        update(std::integral_constant<int, kWide>{}, std::integral_constant<int, 8 / kHalf>{});
-      } else {
-        update(std::integral_constant<int, kWide>{}, std::integral_constant<int, 4 / kHalf>{});
-      }
-    } else {
-      update(std::integral_constant<int, kWide>{}, std::integral_constant<int, 2 / kHalf>{});
-    }
+  constexpr int kHalf = kWide == 8 ? 2 : 1, kSingle = Optimizer::kWholeRow ? 4 : 2;
+  const bool in_packs = aligned && is_aligned(grads) && width % kWide == 0;
+  if (n_ids > kFewIds) {
+    in_packs ? update_many<Optimizer, kWide, 2 / kHalf>(op, optimizer, weight, given, rate, grads, width)
+             : update_many<Optimizer, 1, kSingle>(op, optimizer, weight, given, rate, grads, width);
+  } else if (!in_packs) {
+    update_few<Optimizer, 1, kSingle>(op, optimizer, weight, given, rate, grads, width);
+  } else if constexpr (!Optimizer::kWholeRow) {
+    update_few<Optimizer, kWide, 2 / kHalf>(op, optimizer, weight, given, rate, grads, width);
+  } else if (width > 32 * 4 / kHalf * kWide) {  // which would not fit into the lanes, and be read twice
+    update_few<Optimizer, kWide, 8 / kHalf>(op, optimizer, weight, given, rate, grads, width);
   } else {
-    update(std::integral_constant<int, 1>{}, std::integral_constant<int, Optimizer::kWholeRow ? 4 : 2>{});
+    update_few<Optimizer, kWide, 4 / kHalf>(op, optimizer, weight, given, rate, grads, width);
   }
   close_reports(weight);
 }

@@ -386,7 +386,7 @@ def test_a_captured_step_misses_nothing_of_these_optimisers(cls):
 
 MANY = [
     # shape, n_ids, how skewed; up to 4096 ids one kernel does all; a row is light up to 8 places, in parts past 64, and
-    # does not fit into a warp's registers past a width of 1024
+    # does not fit into registers past a width of 1024 or 2048
     ((1,), 1, 1),
     ((50, 6), 80, 3),
     ((50_000, 128), 192, 8),
@@ -397,6 +397,7 @@ MANY = [
     ((4000, 1536), 5000, 2),
     ((50_000, 128), 16_448, 8),
     ((20_000, 1024), 10_752, 6),
+    ((500, 2600), 4200, 3),
     ((2000, 264), 66_560, 1),
     ((3, 130), 70_000, 1),
     ((1, 8), 140_000, 1),
@@ -418,7 +419,11 @@ def many(name, shape, n_ids, skew, dtype=torch.float32, seed=0):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("shape", "n_ids", "skew"), MANY, ids=str)
 def test_many_ids_equal_the_reference_in_double(name, dtype, shape, n_ids, skew):
-    args = many(name, shape, n_ids, skew, dtype)
+    equals_the_reference_in_double(name, many(name, shape, n_ids, skew, dtype))
+
+
+def equals_the_reference_in_double(name, args):
+    dtype = args["weight"].dtype
     exact = {k: v.double() if isinstance(v, torch.Tensor) and k not in ("ids", "step") else v for k, v in args.items()}
     exact = copied(exact)
     run_reference(name, exact)
@@ -427,6 +432,17 @@ def test_many_ids_equal_the_reference_in_double(name, dtype, shape, n_ids, skew)
     for key in ("weight", *STATE_NAMES[name]):
         close = tolerance if key == "weight" else max(1e-12 if dtype == torch.float64 else 5e-5, 0)
         torch.testing.assert_close(args[key].double(), exact[key], rtol=close, atol=close, msg=lambda m, k=key: k + m)
+
+
+@cuda
+@every_op
+@pytest.mark.parametrize("width", [6, 1024])
+def test_rows_may_have_any_number_of_places(name, width):
+    counts = torch.tensor([1, 2, 7, 8, 9, 63, 64, 65, 127, 128, 129, 4097, 1])
+    args = many(name, (len(counts) + 1, width), int(counts.sum()), 1)
+    ids = torch.arange(len(counts)).repeat_interleave(counts)
+    args["ids"] = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))].cuda()
+    equals_the_reference_in_double(name, args)
 
 
 @cuda
