@@ -1,4 +1,4 @@
-// Copies from global to shared memory that a thread does not wait for.
+// Copies from global to shared memory, and into the cache, that a thread does not wait for.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -25,5 +25,12 @@ __device__ void copy_async(float* to, const float* from, bool wanted = true) {
 }
 
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+constexpr int kLine = 128;  // bytes that one prefetch brings
+
+// Into L2, while the address is known and the bytes are not needed yet. What others write meanwhile is seen there.
+__device__ inline void prefetch(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from)));
+}
 
 }  // namespace torchlayer

@@ -112,11 +112,6 @@ __device__ inline void copy_bytes(void* to, const void* from, uint32_t n_bytes, 
       : "memory");
 }
 
-// The 128 bytes around an address, into the second-level cache.
-__device__ inline void prefetch(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(address)) : "memory");
-}
-
 __device__ inline void copy_box_to(uint16_t blocks, void* to, const CUtensorMap* matrix, int column, int row,
                                    uint64_t* barrier) {
   asm volatile(
@@ -243,6 +238,11 @@ __device__ inline void store_matrices(void* row, uint32_t m0, uint32_t m1, uint3
 
 // What threads have written to shared memory becomes visible to the copy engine.
 __device__ inline void fence_for_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Adds two numbers to those at a multiple of eight bytes in global memory, without waiting for these.
+__device__ inline void add_two(float* to, float x, float y) {
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "f"(x), "f"(y) : "memory");
+}
 
 // By the thread that says yes, as a group of its own. No branch, since products may be under way.
 __device__ inline void store_box(const CUtensorMap* matrix, int column, int row, const void* from, bool mine) {

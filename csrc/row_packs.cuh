@@ -1,6 +1,8 @@
 // Neighbouring elements of a row, as the CUDA row optimisers read, hold and write them.
 #pragma once
 
+#include "async_copy.cuh"
+
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -84,15 +86,6 @@ __device__ void write_pack(element_t* to, const Pack<element_t, kN>& pack) {
       to[i] = pack.get(i);
     }
   }
-}
-
-constexpr int kLine = 128;  // bytes that one prefetch brings
-
-// Into L2, while the address is known and the bytes are not needed yet. What others write meanwhile is seen there.
-__device__ inline void prefetch(const void* from) {
-#ifdef __CUDA_ARCH__
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-#endif
 }
 
 }  // namespace torchlayer

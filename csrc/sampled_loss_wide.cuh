@@ -40,8 +40,8 @@ inline int n_pairs_of_multiprocessors(const SampledLoss& loss) {
 
 inline int divide_up(int64_t n, int64_t by) { return static_cast<int>((n + by - 1) / by); }
 
-// Calls `body` with the number of rows that a warp takes, so that a thread has loads enough in flight, and warps are
-// many.
+// Calls `body` with the number of rows that a warp takes at once, so that a thread has loads enough in flight, and warps
+// are many.
 template <typename Body>
 void by_row_length(const SampledLoss& loss, const Body& body) {
   if (loss.n_features <= 256 && loss.n_rows >= 16384) {
@@ -109,7 +109,7 @@ void forward(const char* op, const SampledLoss& loss, const Tensor& losses, cons
   const bool early = overlap(loss, kept);
   by_row_length(loss, [&](auto n) {
     constexpr int kRowsAWarp = decltype(n)::value;
-    const int n_row_warps = divide_up(loss.n_rows, kRowsAWarp);
+    const int n_row_warps = divide_up(loss.n_rows, kBatches<kRowsAWarp> * kRowsAWarp);
     launch_as(early, op, loss.hidden, prepare<kRowsAWarp>,
               dim3(n_hit_blocks + divide_up(n_columns + n_row_warps, kWarps) + 1), dim3(32 * kWarps), 0, given, kept,
               n_hit_blocks, n_columns, n_row_warps);

@@ -26,7 +26,7 @@ struct Schedule {
   Schedule() = default;
   Schedule(int n_hidden, int hidden_steps, int n_sums, int sum_steps, int n_clusters, bool beside)
       : n_hidden(n_hidden), n_sums(n_sums), n_clusters(n_clusters) {
-    constexpr int kEnds = 4;  // what begins and ends a tile, in steps
+    constexpr int kEnds = 2;  // what begins and ends a tile, in steps
     const int64_t hidden_time = hidden_steps + kEnds, sum_time = sum_steps + kEnds;
     hidden_is_long = hidden_steps >= sum_steps;
     const int n_long = hidden_is_long ? n_hidden : n_sums, n_short = hidden_is_long ? n_sums : n_hidden;
@@ -183,9 +183,13 @@ __device__ inline void store_sums(Shared& shared, const Products& given, const C
 #pragma unroll
       for (int n = 0; n < kColumns / 8; ++n) {
         if (f + 8 * n < given.n_features) {
-          float2* at = reinterpret_cast<float2*>(to + f + 8 * n);
-          const float2 before = given.adds ? *at : float2{0, 0};
-          *at = {before.x + sum[4 * n + 2 * half], before.y + sum[4 * n + 2 * half + 1]};
+          float* at = to + f + 8 * n;
+          const float x = sum[4 * n + 2 * half], y = sum[4 * n + 2 * half + 1];
+          if (given.adds) {  // to read first would be a trip to memory for each, as no load moves past a store
+            hopper::add_two(at, x, y);
+          } else {
+            *reinterpret_cast<float2*>(at) = {x, y};
+          }
         }
       }
     }
@@ -269,8 +273,8 @@ static __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
       multiply_steps<Along::kSum, Along::kOther>(sum, shared, at, group, given.hidden_steps, [&](int step) {
         if (step == 1 && f < given.n_features) {
           const __nv_bfloat16* weight = given.weight + label * given.row_stride + f;
-          hopper::prefetch(weight);
-          hopper::prefetch(weight + min(64, given.n_features - f - 1));
+          prefetch(weight);
+          prefetch(weight + min(64, given.n_features - f - 1));
         }
       });
       store_hidden(shared, given, &d_hidden, sum, two, row, column, warp);

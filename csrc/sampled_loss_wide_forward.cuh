@@ -30,21 +30,30 @@ struct Eight {
 
 __device__ inline Eight read_eight(const __nv_bfloat16* from) { return {*reinterpret_cast<const uint4*>(from)}; }
 
-// The products of a warp's rows of hidden with a label of each. Loads of all of them are in flight together.
-template <int kN>
-__device__ void multiply_rows(float (&product)[kN], const __nv_bfloat16* const (&left)[kN],
-                              const __nv_bfloat16* const (&right)[kN], int n_features) {
+// The products of a warp's rows with others, at `left(r)` and `right(r)`. Loads of all of them are in flight together;
+// `during` is called while the first are.
+template <int kN, typename Left, typename Right, typename During>
+__device__ void multiply_rows(float (&product)[kN], int n_features, const Left& left, const Right& right,
+                              const During& during) {
+  const __nv_bfloat16 *of_left[kN], *of_right[kN];
 #pragma unroll
   for (int r = 0; r < kN; ++r) {
+    of_left[r] = left(r);
+    of_right[r] = right(r);
     product[r] = 0;
   }
 #pragma unroll(4 / kN)
-  for (int f = 8 * (threadIdx.x % 32); f < n_features; f += 256) {
+  for (int start = 0; start < n_features; start += 256) {
+    const int f = start + 8 * (threadIdx.x % 32);
+    const bool inside = f < n_features;
     Eight a[kN], b[kN];
 #pragma unroll
     for (int r = 0; r < kN; ++r) {
-      a[r] = read_eight(left[r] + f);
-      b[r] = read_eight(right[r] + f);
+      a[r] = inside ? read_eight(of_left[r] + f) : Eight{};
+      b[r] = inside ? read_eight(of_right[r] + f) : Eight{};
+    }
+    if (start == 0) {
+      during();
     }
 #pragma unroll
     for (int r = 0; r < kN; ++r) {
@@ -62,11 +71,15 @@ __device__ void multiply_rows(float (&product)[kN], const __nv_bfloat16* const (
   }
 }
 
+// A warp that takes several rows at once takes so many times as many, one batch after the other.
+template <int kRowsAWarp>
+constexpr int kBatches = kRowsAWarp > 1 ? 4 : 1;
+
 // A warp takes some rows, and finds their labels' logits, or takes a sample, and copies its row. Before them come
 // blocks that look for hits, and the last one looks for sampled ids that name no class. Must move: the samples' rows in
 // and out, hidden and the labels' rows.
 template <int kRowsAWarp>
-__global__ void __launch_bounds__(32 * kWarps, 5)
+__global__ void __launch_bounds__(32 * kWarps, kBatches<kRowsAWarp> > 1 ? 4 : 5)
     prepare(const __grid_constant__ Given<torch::headeronly::BFloat16> given, const __grid_constant__ Kept kept,
             int n_hit_blocks, int n_columns, int64_t n_row_warps) {
   wait_for_earlier_kernels();
@@ -109,9 +122,19 @@ __global__ void __launch_bounds__(32 * kWarps, 5)
     const int64_t id = given.clamp(given.sampled[j]);
     const __nv_bfloat16* from = weight + id * given.row_stride;
     __nv_bfloat16* to = kept.samples + j * n_features;
-#pragma unroll 4
-    for (int f = 8 * lane; f < n_features; f += 256) {
-      *reinterpret_cast<uint4*>(to + f) = *reinterpret_cast<const uint4*>(from + f);
+    constexpr int kMany = 4;  // loads in flight, none of which moves past a store
+    for (int start = 8 * lane; start < n_features; start += kMany * 256) {
+      Eight many[kMany];
+#pragma unroll
+      for (int x = 0; x < kMany; ++x) {
+        many[x] = start + 256 * x < n_features ? read_eight(from + start + 256 * x) : Eight{};
+      }
+#pragma unroll
+      for (int x = 0; x < kMany; ++x) {
+        if (start + 256 * x < n_features) {
+          *reinterpret_cast<uint4*>(to + start + 256 * x) = many[x].words;
+        }
+      }
     }
     if (lane == 0) {
       // less than inf: a hit's logit of -inf wins
@@ -121,27 +144,40 @@ __global__ void __launch_bounds__(32 * kWarps, 5)
     }
     return;
   }
-  const int64_t first = warp * kRowsAWarp;
+  constexpr int kAll = kBatches<kRowsAWarp> * kRowsAWarp;
+  const int64_t first = warp * kAll;
   if (first >= given.n_rows) {
     return;
   }
-  const bool has_row = lane < kRowsAWarp && first + lane < given.n_rows;
+  const bool has_row = lane < kAll && first + lane < given.n_rows;
   float largest = -INFINITY;  // of row first + lane
   for (int t = 0; t < n_true; ++t) {
     const int64_t at = (first + lane) * n_true + t, label = has_row ? given.labels[at] : 0;
+    const int id = static_cast<int>(given.clamp(label));
     const float offset = has_row ? given.true_offset(label, at) : 0;  // on its way while the rows are multiplied
-    const __nv_bfloat16 *left[kRowsAWarp], *right[kRowsAWarp];
-#pragma unroll
-    for (int r = 0; r < kRowsAWarp; ++r) {
-      left[r] = hidden + min(first + r, given.n_rows - 1) * n_features;
-      right[r] = weight + given.clamp(__shfl_sync(0xffffffffu, label, r)) * given.row_stride;
-    }
-    float products[kRowsAWarp];
-    multiply_rows(products, left, right, n_features);
+    const auto row = [&](int r) { return hidden + min(first + r, given.n_rows - 1) * n_features; };
+    const auto row_of_label = [&](int r) { return weight + __shfl_sync(0xffffffffu, id, r) * given.row_stride; };
     float product = 0;
+#pragma unroll 1
+    for (int batch = 0; batch < kAll; batch += kRowsAWarp) {
+      const auto fetch_next = [&] {  // the next batch, up to 256 features; a lane has a line of a row
+        if constexpr (kBatches<kRowsAWarp> > 1) {
+          constexpr int kLanes = 16 / kRowsAWarp;
+          const int r = min(batch + kRowsAWarp + lane % 16 / kLanes, kAll - 1), f = lane % kLanes * 64;
+          const __nv_bfloat16* of_label = row_of_label(r);
+          if (f < n_features && batch + kRowsAWarp < kAll) {
+            prefetch((lane < 16 ? row(r) : of_label) + f);
+          }
+        }
+      };
+      float products[kRowsAWarp];
+      multiply_rows(
+          products, n_features, [&](int r) { return row(batch + r); }, [&](int r) { return row_of_label(batch + r); },
+          fetch_next);
 #pragma unroll
-    for (int r = 0; r < kRowsAWarp; ++r) {
-      product = lane == r ? products[r] : product;
+      for (int r = 0; r < kRowsAWarp; ++r) {
+        product = lane == batch + r ? products[r] : product;
+      }
     }
     if (has_row) {
       const float logit = product + offset;

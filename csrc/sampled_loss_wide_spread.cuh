@@ -75,17 +75,22 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   read(8 * lane);
   float scale = 0, grad = 0, error = 0;  // of row first + lane; the error of its first label
   if (lane < n) {
-    const int64_t row = first + lane;
+    // all loads before the first store, past which none of them moves
+    const int64_t row = first + lane, at = row * n_true;
+    const int64_t* labels = given.labels + to.first * n_true;
     const float kept = to.scales[row];
     grad = to.grad[row];
+    error = to.errors[at];
+    const int64_t label = labels[at];
     scale = kept == 0 ? 0 : to.are_probabilities ? grad : grad * kept;
     to.row_scales[row] = scale;
     store_parts(to.parts, row, scale);
-    for (int t = n_true - 1; t >= 0; --t) {
-      const int64_t at = row * n_true + t;
-      error = to.errors[at];
-      to.biases[at] = error == 0 ? 0 : error * grad;
-      to.ids[at] = given.clamp(given.labels[to.first * n_true + at]);
+    to.biases[at] = error == 0 ? 0 : error * grad;
+    to.ids[at] = given.clamp(label);
+    for (int64_t other = at + 1; other < at + n_true; ++other) {
+      const float of_label = to.errors[other];
+      to.biases[other] = of_label == 0 ? 0 : of_label * grad;
+      to.ids[other] = given.clamp(labels[other]);
     }
   }
   float scales[kRowsAWarp], grads[kRowsAWarp], errors[kRowsAWarp];
