@@ -57,12 +57,12 @@ __device__ void hidden_gradient(const Given<scalar_t>& given, const float* grad,
     if (k > 0) {
       __syncthreads();  // the tiles have been read
     }
+    ErrorTile<kRows> error_tile;
+    error_tile.load(errors, kept, grad, first, given.n_rows, k, n_sampled, errors_aligned);
     if (threadIdx.x < kSamples) {
       const int j = k + threadIdx.x;
       ids[threadIdx.x] = j < n_sampled ? given.clamp(given.sampled[j]) : 0;
     }
-    ErrorTile<kRows> error_tile;
-    error_tile.load(errors, kept, grad, first, given.n_rows, k, n_sampled, errors_aligned);
     __syncthreads();
     load_tile<scalar_t, kAligned, kSamples, kFeatures, kSamplePitch>(
         samples, min(kSamples, n_sampled - k), d, n_features,
@@ -70,21 +70,30 @@ __device__ void hidden_gradient(const Given<scalar_t>& given, const float* grad,
     if (k == 0) {
 #pragma unroll 1
       for (int t = 0; t < n_true; ++t) {
+        float error[2];
+        const scalar_t* row[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int64_t i = first + rows_at + 8 * half;
-          if (i < given.n_rows) {
-            const int64_t label = i * n_true + t;
-            const scalar_t* row = given.weight + given.clamp(given.labels[label]) * given.row_stride;
-            const float error = scale(true_errors[label], grad[i]);
+          const int64_t i = min(first + rows_at + 8 * half, given.n_rows - 1), label = i * n_true + t;
+          row[half] = given.weight + given.clamp(given.labels[label]) * given.row_stride;
+          error[half] = scale(true_errors[label], grad[i]);
+        }
+        float4 w[2][kPairs];
 #pragma unroll
-            for (int pair = 0; pair < kPairs; ++pair) {
-              const float4 w = load4<kAligned>(row, d + features_at + pair * 16 + 4 * q, n_features);
-              sums[pair][0][2 * half] += error * w.x;
-              sums[pair][1][2 * half] += error * w.y;
-              sums[pair][0][2 * half + 1] += error * w.z;
-              sums[pair][1][2 * half + 1] += error * w.w;
-            }
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+          for (int pair = 0; pair < kPairs; ++pair) {
+            w[half][pair] = load4<kAligned>(row[half], d + features_at + pair * 16 + 4 * q, n_features);
+          }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+          for (int pair = 0; pair < kPairs; ++pair) {
+            sums[pair][0][2 * half] += error[half] * w[half][pair].x;
+            sums[pair][1][2 * half] += error[half] * w[half][pair].y;
+            sums[pair][0][2 * half + 1] += error[half] * w[half][pair].z;
+            sums[pair][1][2 * half + 1] += error[half] * w[half][pair].w;
           }
         }
       }
@@ -137,6 +146,27 @@ __device__ void hidden_gradient(const Given<scalar_t>& given, const float* grad,
   }
 }
 
+// What a block that sums over rows has in shared memory: tiles of rows, of small ones the next on its way while one is
+// multiplied, and then a number a thread.
+template <int kTileRows, int kPairs>
+struct SumMemory {
+  static constexpr int kTiles = kTileRows <= 64 ? 2 : 1;
+  static constexpr int kPitch = 32 * kPairs + 8;
+  float* hidden;  // (kTileRows, kPitch)
+  float* errors;  // (kTileRows, kErrorPitch)
+  float* grads;   // (kTileRows,)
+  float* labels;  // (kTileRows, T): their errors
+
+  __host__ __device__ static constexpr int size(int n_true) { return kTileRows * (kPitch + kErrorPitch + 1 + n_true); }
+  __host__ __device__ static constexpr int bytes(int n_true) { return (kTiles * size(n_true) + kThreads) * 4; }
+
+  __device__ SumMemory(float* memory, int n_true, int tile)
+      : hidden(memory + tile * size(n_true)),
+        errors(hidden + kTileRows * kPitch),
+        grads(errors + kTileRows * kErrorPitch),
+        labels(grads + kTileRows) {}
+};
+
 // errors^T @ hidden over a chunk of rows, for 64 samples and 32 * kPairs features, of which a warp takes 16 samples and
 // 16 * kPairs features; the samples' sums of errors, and ids; and, as hidden passes by, what the labels' rows get.
 template <typename scalar_t, int kTileRows, int kPairs, bool kAligned>
@@ -145,12 +175,9 @@ __device__ void sample_gradient(const Given<scalar_t>& given, const float* grad,
                                 int64_t chunk_rows, int sample_tile, int feature_tile, bool errors_aligned,
                                 float* memory) {
   constexpr bool kExact = !std::is_same_v<scalar_t, float>;
-  constexpr int kWidth = 32 * kPairs, kWidePitch = kWidth + 8, kAcross = kWidth / 4, kParts = kThreads / kSamples;
-  float* hidden = memory;                                // (kTileRows, kWidePitch)
-  float* errors = hidden + kTileRows * kWidePitch;       // (kTileRows, kErrorPitch)
-  float* column_sums = errors + kTileRows * kErrorPitch;  // (kParts, kSamples)
-  float* labels = column_sums + kThreads;                // (kTileRows, T): their errors
-
+  constexpr int kWidth = 32 * kPairs, kAcross = kWidth / 4, kParts = kThreads / kSamples;
+  using Memory = SumMemory<kTileRows, kPairs>;
+  constexpr int kWidePitch = Memory::kPitch;
   const int n_true = given.n_true, n_sampled = given.n_sampled, n_features = given.n_features;
   const float* true_errors = kept + given.n_rows * n_sampled;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -158,25 +185,39 @@ __device__ void sample_gradient(const Given<scalar_t>& given, const float* grad,
   const int k = sample_tile * kSamples, d = feature_tile * kWidth;
   const int64_t begin = chunk * chunk_rows, end = min(given.n_rows, begin + chunk_rows);
 
-  float sums[kPairs][2][4] = {}, column_sum = 0;
-  for (int64_t first = begin; first < end; first += kTileRows) {
-    const int n_rows = end - first < kTileRows ? static_cast<int>(end - first) : kTileRows;
-    if (first > begin) {
-      __syncthreads();  // the tiles have been read
-    }
+  const auto rows_from = [&](int64_t first) { return static_cast<int>(min(end - first, int64_t{kTileRows})); };
+  ErrorTile<kTileRows> error_tile;
+  const auto load = [&](const Memory& to, int64_t first) {
+    const int n_rows = rows_from(first);
     load_tile<scalar_t, kAligned, kTileRows, kWidth, kWidePitch>(
-        hidden, n_rows, d, n_features, [&](int r) { return given.hidden + (first + r) * n_features; });
-    ErrorTile<kTileRows> error_tile;
-    error_tile.load(errors, kept, grad, first, end, k, n_sampled, errors_aligned);
+        to.hidden, n_rows, d, n_features, [&](int r) { return given.hidden + (first + r) * n_features; });
+    error_tile.load(to.errors, kept, grad, first, end, k, n_sampled, errors_aligned);
     if (sample_tile == 0) {
+      if (threadIdx.x < n_rows) {
+        copy_async<1>(to.grads + threadIdx.x, grad + first + threadIdx.x);
+      }
 #pragma unroll 1
       for (int x = threadIdx.x; x < n_rows * n_true; x += kThreads) {
-        labels[x] = scale(true_errors[first * n_true + x], grad[first + x / n_true]);
+        copy_async<1>(to.labels + x, true_errors + first * n_true + x);
       }
     }
+  };
+
+  float sums[kPairs][2][4] = {}, column_sum = 0;
+  int turn = 0;
+  if (begin < end) {
+    load(Memory(memory, n_true, 0), begin);
+  }
+  for (int64_t first = begin; first < end; first += kTileRows, turn = (turn + 1) % Memory::kTiles) {
+    const Memory tile(memory, n_true, turn);
+    const float *hidden = tile.hidden, *errors = tile.errors;
+    const int n_rows = rows_from(first);
     wait_for_copies();
-    error_tile.multiply(errors);
-    __syncthreads();
+    error_tile.multiply(tile.errors);
+    __syncthreads();  // the tile is there, and the one before has been read
+    if (Memory::kTiles > 1 && first + kTileRows < end) {
+      load(Memory(memory, n_true, (turn + 1) % Memory::kTiles), first + kTileRows);
+    }
 
     if (sample_tile == 0) {
       for (int piece = threadIdx.x; piece < n_rows * kAcross; piece += kThreads) {
@@ -185,7 +226,7 @@ __device__ void sample_gradient(const Given<scalar_t>& given, const float* grad,
           const float4 h = *reinterpret_cast<const float4*>(hidden + r * kWidePitch + f);
 #pragma unroll 1
           for (int t = 0; t < n_true; ++t) {
-            const float error = labels[r * n_true + t];
+            const float error = scale(tile.labels[r * n_true + t], tile.grads[r]);
             const int64_t row = n_sampled + (first + r) * n_true + t;
             store4<kAligned>(to.rows + row * n_features, d + f, n_features,
                              error == 0 ? float4{0, 0, 0, 0}
@@ -230,6 +271,10 @@ __device__ void sample_gradient(const Given<scalar_t>& given, const float* grad,
         sums[pair][x / 4][x % 4] += product[pair][x / 4][x % 4];
       }
     }
+    if (Memory::kTiles == 1 && first + kTileRows < end) {
+      __syncthreads();  // the tile has been read
+      load(tile, first + kTileRows);
+    }
   }
 
   float* partial = to.partial ? to.partial + chunk * to.stride : nullptr;
@@ -249,6 +294,7 @@ __device__ void sample_gradient(const Given<scalar_t>& given, const float* grad,
     }
   }
   if (feature_tile == 0) {
+    float* column_sums = memory + Memory::kTiles * Memory::size(n_true);  // (kParts, kSamples)
     column_sums[threadIdx.x] = column_sum;
     __syncthreads();
     const int j = threadIdx.x;
@@ -349,7 +395,7 @@ void launch_backward(const char* op, const SampledLoss& loss, const Tensor& grad
   }
 
   constexpr int kHiddenBytes = (kSamples * kSamplePitch + kRows * kErrorPitch) * 4 + kSamples * 8;
-  const int sum_bytes = (kTileRows * (kWidth + 8 + kErrorPitch + static_cast<int>(loss.n_true)) + kThreads) * 4;
+  const int sum_bytes = SumMemory<kTileRows, kPairs>::bytes(static_cast<int>(loss.n_true));
   const auto* errors = static_cast<const float*>(kept.const_data_ptr());
   const bool errors_aligned = loss.n_sampled % 4 == 0 && reinterpret_cast<uintptr_t>(errors) % 16 == 0;
   launch_early(op, loss.hidden, backward_tile<scalar_t, kRows, kTileRows, kPairs, kAligned>,

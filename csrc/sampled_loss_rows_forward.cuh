@@ -141,18 +141,33 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kRows, left = given.n_rows - first;
   const int n_rows = left < kRows ? static_cast<int>(left) : kRows, n_labels = n_rows * n_true;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-#pragma unroll 1
-  for (int x = threadIdx.x; x < kRows * n_true; x += kThreads) {
-    labels[x] = x < n_labels ? given.labels[first * n_true + x] : 0;
-    given.look_at_label(first + x / n_true, labels[x]);
+  const auto load_hidden = [&](int d) {
+    load_tile<scalar_t, kAligned, kRows, kFeatures, kPitch>(
+        hidden, n_rows, d, n_features, [&](int r) { return given.hidden + (first + r) * n_features; });
+  };
+  constexpr bool kEarly = kAligned && !kExact;  // copies that nobody waits for
+  if constexpr (kEarly) {
+    load_hidden(0);
   }
+  // Labels by one half of the block and samples by the other, as either waits for memory.
+  constexpr int kHalf = kThreads / 2;
+  const int thread = threadIdx.x % kHalf;
+  const bool of_labels = threadIdx.x < kHalf;
   bool bad_sample = false;
+  if (of_labels) {
 #pragma unroll 1
-  for (int j = threadIdx.x; j < n_sampled; j += kThreads) {
-    sampled[j] = given.sampled[j];
-    bad_sample |= given.is_bad(sampled[j]);
-    if (blockIdx.x == 0) {
-      given.look_at_sample(j, sampled[j]);
+    for (int x = thread; x < kRows * n_true; x += kHalf) {
+      labels[x] = x < n_labels ? given.labels[first * n_true + x] : 0;
+      given.look_at_label(first + x / n_true, labels[x]);
+    }
+  } else {
+#pragma unroll 1
+    for (int j = thread; j < n_sampled; j += kHalf) {
+      sampled[j] = given.sampled[j];
+      bad_sample |= given.is_bad(sampled[j]);
+      if (blockIdx.x == 0) {
+        given.look_at_sample(j, sampled[j]);
+      }
     }
   }
   bad_sample = __syncthreads_or(bad_sample);
@@ -164,9 +179,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (k > 0 || d > 0) {
         __syncthreads();  // the tiles have been read
       }
-      if (k == 0 || n_features > kFeatures) {
-        load_tile<scalar_t, kAligned, kRows, kFeatures, kPitch>(
-            hidden, n_rows, d, n_features, [&](int r) { return given.hidden + (first + r) * n_features; });
+      if (k > 0 ? n_features > kFeatures : d > 0 || !kEarly) {
+        load_hidden(d);
       }
       load_tile<scalar_t, kAligned, kSamples, kFeatures, kPitch>(
           samples, min(kSamples, n_sampled - k), d, n_features,
@@ -182,14 +196,15 @@ __global__ void __launch_bounds__(kThreads, 2)
       };
       if (k == 0) {
         fetch(0);
-        if (d == 0) {
+        if (d == 0 && of_labels) {
 #pragma unroll 1
-          for (int j = threadIdx.x; j < n_sampled; j += kThreads) {
-            offsets[j] = given.sampled_offset(j);
-          }
-#pragma unroll 1
-          for (int x = threadIdx.x; x < kRows * n_true; x += kThreads) {
+          for (int x = thread; x < kRows * n_true; x += kHalf) {
             truths[x] = x < n_labels ? given.true_offset(labels[x], first * n_true + x) : 0;
+          }
+        } else if (d == 0) {
+#pragma unroll 1
+          for (int j = thread; j < n_sampled; j += kHalf) {
+            offsets[j] = given.sampled_offset(j);
           }
         }
       }
