@@ -25,6 +25,7 @@ struct Destination {
 // How the blocks of one launch share the work. Those of the sums come first, being the longer ones.
 struct Division {
   int n_sample_tiles, n_sum_features, n_hidden_features;  // tiles
+  int n_tiles;  // in the memory of a block of the sums: of two, one is on its way while the other is multiplied
   int64_t n_chunks, chunk, n_sum_blocks, n_hidden_blocks;
 };
 
@@ -146,11 +147,9 @@ __device__ void hidden_gradient(const Given<scalar_t>& given, const float* grad,
   }
 }
 
-// What a block that sums over rows has in shared memory: tiles of rows, of small ones the next on its way while one is
-// multiplied, and then a number a thread.
+// A tile of rows in the shared memory of a block that sums over them.
 template <int kTileRows, int kPairs>
 struct SumMemory {
-  static constexpr int kTiles = kTileRows <= 64 ? 2 : 1;
   static constexpr int kPitch = 32 * kPairs + 8;
   float* hidden;  // (kTileRows, kPitch)
   float* errors;  // (kTileRows, kErrorPitch)
@@ -158,7 +157,8 @@ struct SumMemory {
   float* labels;  // (kTileRows, T): their errors
 
   __host__ __device__ static constexpr int size(int n_true) { return kTileRows * (kPitch + kErrorPitch + 1 + n_true); }
-  __host__ __device__ static constexpr int bytes(int n_true) { return (kTiles * size(n_true) + kThreads) * 4; }
+  // Of so many tiles, and a number a thread.
+  static int bytes(int n_tiles, int n_true) { return (n_tiles * size(n_true) + kThreads) * 4; }
 
   __device__ SumMemory(float* memory, int n_true, int tile)
       : hidden(memory + tile * size(n_true)),
@@ -173,7 +173,7 @@ template <typename scalar_t, int kTileRows, int kPairs, bool kAligned>
 __device__ void sample_gradient(const Given<scalar_t>& given, const float* grad,
                                 const float* kept, const Destination<scalar_t>& to, int64_t chunk,
                                 int64_t chunk_rows, int sample_tile, int feature_tile, bool errors_aligned,
-                                float* memory) {
+                                int n_tiles, float* memory) {
   constexpr bool kExact = !std::is_same_v<scalar_t, float>;
   constexpr int kWidth = 32 * kPairs, kAcross = kWidth / 4, kParts = kThreads / kSamples;
   using Memory = SumMemory<kTileRows, kPairs>;
@@ -208,15 +208,15 @@ __device__ void sample_gradient(const Given<scalar_t>& given, const float* grad,
   if (begin < end) {
     load(Memory(memory, n_true, 0), begin);
   }
-  for (int64_t first = begin; first < end; first += kTileRows, turn = (turn + 1) % Memory::kTiles) {
+  for (int64_t first = begin; first < end; first += kTileRows, turn = n_tiles - 1 - turn) {
     const Memory tile(memory, n_true, turn);
     const float *hidden = tile.hidden, *errors = tile.errors;
     const int n_rows = rows_from(first);
     wait_for_copies();
     error_tile.multiply(tile.errors);
     __syncthreads();  // the tile is there, and the one before has been read
-    if (Memory::kTiles > 1 && first + kTileRows < end) {
-      load(Memory(memory, n_true, (turn + 1) % Memory::kTiles), first + kTileRows);
+    if (n_tiles > 1 && first + kTileRows < end) {
+      load(Memory(memory, n_true, 1 - turn), first + kTileRows);
     }
 
     if (sample_tile == 0) {
@@ -271,7 +271,7 @@ __device__ void sample_gradient(const Given<scalar_t>& given, const float* grad,
         sums[pair][x / 4][x % 4] += product[pair][x / 4][x % 4];
       }
     }
-    if (Memory::kTiles == 1 && first + kTileRows < end) {
+    if (n_tiles == 1 && first + kTileRows < end) {
       __syncthreads();  // the tile has been read
       load(tile, first + kTileRows);
     }
@@ -294,7 +294,7 @@ __device__ void sample_gradient(const Given<scalar_t>& given, const float* grad,
     }
   }
   if (feature_tile == 0) {
-    float* column_sums = memory + Memory::kTiles * Memory::size(n_true);  // (kParts, kSamples)
+    float* column_sums = memory + n_tiles * Memory::size(n_true);  // (kParts, kSamples)
     column_sums[threadIdx.x] = column_sum;
     __syncthreads();
     const int j = threadIdx.x;
@@ -325,7 +325,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     sample_gradient<scalar_t, kTileRows, kPairs, kAligned>(
         given, grad, kept, to, rest / division.n_sample_tiles, division.chunk,
         static_cast<int>(rest % division.n_sample_tiles), static_cast<int>(block % division.n_sum_features),
-        errors_aligned, reinterpret_cast<float*>(memory));
+        errors_aligned, division.n_tiles, reinterpret_cast<float*>(memory));
   } else {
     const int64_t rest = block - division.n_sum_blocks;
     hidden_gradient<scalar_t, kRows, kAligned>(given, grad, kept, to, rest / division.n_hidden_features,
@@ -395,7 +395,12 @@ void launch_backward(const char* op, const SampledLoss& loss, const Tensor& grad
   }
 
   constexpr int kHiddenBytes = (kSamples * kSamplePitch + kRows * kErrorPitch) * 4 + kSamples * 8;
-  const int sum_bytes = SumMemory<kTileRows, kPairs>::bytes(static_cast<int>(loss.n_true));
+  const auto bytes_of = [&](int n) { return SumMemory<kTileRows, kPairs>::bytes(n, static_cast<int>(loss.n_true)); };
+  int shared_bytes = 0;  // of a multiprocessor, which shall have room for two blocks
+  cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, loss.hidden.get_device_index());
+  constexpr int kOwnBytes = 1024;  // that each block takes besides
+  division.n_tiles = tiles_each > 1 && 2 * (bytes_of(2) + kOwnBytes) <= shared_bytes ? 2 : 1;
+  const int sum_bytes = bytes_of(division.n_tiles);
   const auto* errors = static_cast<const float*>(kept.const_data_ptr());
   const bool errors_aligned = loss.n_sampled % 4 == 0 && reinterpret_cast<uintptr_t>(errors) % 16 == 0;
   launch_early(op, loss.hidden, backward_tile<scalar_t, kRows, kTileRows, kPairs, kAligned>,
