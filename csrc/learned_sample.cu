@@ -1,6 +1,7 @@
 // Candidates drawn as often as their classes were labels before, on a GPU.
 #include "candidate_search.cuh"
 #include "learned_classes.h"
+#include "ptx.cuh"
 
 namespace torchlayer {
 namespace candidates {
@@ -63,7 +64,7 @@ struct Picker<LearnedOnGpu, n_threads> {
     for (int j = 0; j < LearnedClasses::kFan * kEach / kSector; ++j) {
       const int at = (j * n_threads + static_cast<int>(threadIdx.x)) * kSector;
       if (at < n) {
-        asm volatile("prefetch.global.L1 [%0];" ::"l"(level + at));
+        prefetch_near(level + at);
       }
     }
   }

@@ -1,6 +1,7 @@
 // One step of an LSTM for a few sequences: products of matrices with vectors, as fast as the weights can be read.
 #include "check.h"
 #include "launch.cuh"
+#include "ptx.cuh"
 
 #include <optional>
 #include <tuple>
@@ -15,7 +16,6 @@ constexpr int kGates = 4;
 constexpr int kThreads = kGates * kLanes;
 constexpr int kInFlight = 64;    // bytes of a row of weights that a lane waits for at once, in at most 8 pieces
 constexpr int kMostRows = 8;     // sequences that one reading of the weights serves
-constexpr int kLine = 128;       // bytes that one prefetch brings
 constexpr int64_t kAhead = 1024;  // bytes of each row of weights to prefetch: all blocks' together fit into L2
 constexpr unsigned kAllLanes = 0xffffffffu;
 
@@ -31,32 +31,12 @@ struct alignas(kWidth * sizeof(scalar_t)) Piece {
   scalar_t values[kWidth];
 };
 
-// The weights pass by once: what they would push out of L1 is the activations, which every warp reads.
-template <typename piece_t>
-__device__ piece_t load_past_l1(const piece_t* from) {
-  piece_t piece;
-  if constexpr (sizeof(piece_t) == 16) {
-    uint4 bits;
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
-                 : "l"(from));
-    piece = *reinterpret_cast<piece_t*>(&bits);
-  } else if constexpr (sizeof(piece_t) == 8) {
-    uint2 bits;
-    asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(bits.x), "=r"(bits.y) : "l"(from));
-    piece = *reinterpret_cast<piece_t*>(&bits);
-  } else {
-    piece = *from;
-  }
-  return piece;
-}
-
 // Into L2 only, where whatever still writes to the weights is seen: so this may come before the wait.
 __device__ void prefetch_row(const void* row, int64_t n_bytes, int lane) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   const char* bytes = static_cast<const char*>(row);
-  for (int64_t at = lane * kLine; at < min(n_bytes, kAhead); at += kLanes * kLine) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(bytes + at));
+  for (int64_t at = lane * torchlayer::kLine; at < min(n_bytes, kAhead); at += kLanes * torchlayer::kLine) {
+    torchlayer::prefetch(bytes + at);
   }
 #endif
 }
@@ -76,7 +56,7 @@ __device__ void add_products(accumulate_t<scalar_t> (&sums)[kRows], const scalar
     for (int p = 0; p < kPieces; ++p) {
       w[p] = {};
       if (at + p * kLanes < n_pieces) {
-        w[p] = load_past_l1(from + at + p * kLanes);
+        w[p] = torchlayer::load_past_l1(from + at + p * kLanes);  // L1 is for the activations, which every warp reads
       }
     }
 #pragma unroll

@@ -1,7 +1,7 @@
 // Neighbouring elements of a row, as the CUDA row optimisers read, hold and write them.
 #pragma once
 
-#include "async_copy.cuh"
+#include "ptx.cuh"
 
 #include <cuda_runtime.h>
 

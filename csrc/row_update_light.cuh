@@ -225,13 +225,6 @@ struct LightMemory {
   uint32_t taken[2][kThreads / 32];
 };
 
-// Waits for `n_threads` neighbouring threads of the block, of which all groups are of that size.
-__device__ inline void wait_for_neighbours(int n_threads) {
-#ifdef __CUDA_ARCH__
-  asm volatile("bar.sync %0, %1;" ::"r"(1 + static_cast<int>(threadIdx.x) / n_threads), "r"(n_threads) : "memory");
-#endif
-}
-
 // A team takes one of the rows listed, or (unless the optimiser needs all of it) a segment of one. Threads take tiles
 // together, of as many as they have teams: the block, or, where rows of several places would keep others waiting, a
 // warp, or the team if it is larger. Their first two tiles are given, the others they take as they come to them, so

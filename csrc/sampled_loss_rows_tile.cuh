@@ -1,7 +1,7 @@
 // Tiles of hidden, of classes' rows and of errors in shared memory, for the kernels of few samples and features.
 #pragma once
 
-#include "async_copy.cuh"
+#include "ptx.cuh"
 #include "sampled_loss.cuh"
 #include "tf32.cuh"
 

@@ -1,7 +1,7 @@
 // Losses of many rows and samples in bfloat16: a product with the samples' rows whose logits never leave the registers.
 #pragma once
 
-#include "async_copy.cuh"
+#include "ptx.cuh"
 #include "sampled_loss_wide_errors.cuh"
 
 #include <cfloat>

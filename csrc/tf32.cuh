@@ -1,7 +1,7 @@
-// Products of float matrices on tensor cores, which multiply tf32: floats with eleven significant bits.
+// Products of float matrices on tensor cores, which multiply tf32.
 #pragma once
 
-#include <cuda_runtime.h>
+#include "ptx.cuh"
 
 #include <cstdint>
 
@@ -23,17 +23,7 @@ struct Operand {
   }
 };
 
-// c (16, 8) += a (16, 8) @ b (8, 8). With g = lane / 4 and q = lane % 4, a thread holds
-//   a: (g, q), (g + 8, q), (g, q + 4), (g + 8, q + 4);  b: (q, g), (q + 4, g);
-//   c: (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1).
-__device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// The same to float's accuracy: what is left out is 2^-22 of a product.
+// c (16, 8) += a (16, 8) @ b (8, 8) to float's accuracy: what is left out is 2^-22 of a product.
 template <bool kExactA, bool kExactB>
 __device__ void multiply_add(float (&c)[4], const Operand<4, kExactA>& a, const Operand<2, kExactB>& b) {
   if constexpr (!kExactA) {
