@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .rollout import Rollout, Steps
 
+_MOST_PIECES = 32  # of an unfinished episode, each of which keeps a whole rollout's copy
+
 
 class Episodes:
     """Puts pieces of episodes together; ``ended`` holds the finished ones, in the order in which they ended.
@@ -36,18 +38,20 @@ class Episodes:
     def add(self, steps: Steps, *columns: Tensor) -> None:
         """Cut ``columns`` ``(N, T, ...)`` of ``steps`` where episodes ended. Waits for the device.
 
-        They are copied once, and the copy is kept until no episode needs any of it.
+        They are copied once, and the copy is kept while an episode needs a piece of it, up to 32 calls of this.
         """
         ended, valid = (steps.terminated | steps.truncated).cpu().numpy(), steps.valid.cpu().numpy()
         copies = [column.clone() for column in columns]
         finished = []
         for n, pieces in enumerate(self.begun):
-            for start, stop, is_end in _runs(valid[n], ended[n]):
+            for start, stop, end in _runs(valid[n], ended[n]):
                 if stop > start:
                     pieces.append(tuple(copy[n, start:stop] for copy in copies))
-                if is_end and pieces:
-                    finished.append((stop, n, tuple(map(torch.cat, zip(*pieces)))))
+                if end is not None and pieces:
+                    finished.append((end, n, tuple(map(torch.cat, zip(*pieces)))))
                     pieces.clear()
+            if len(pieces) == _MOST_PIECES:  # in memory of its own, or a long episode would keep all of the others'
+                pieces[:] = [tuple(map(torch.cat, zip(*pieces)))]
         self.ended += [episode for *_, episode in sorted(finished, key=lambda found: found[:2])]
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,13 +65,13 @@ class Episodes:
         self.ended = [tuple(x.to(here) for x in episode) for episode in state_dict["ended"]]
 
 
-def _runs(valid: np.ndarray, ended: np.ndarray) -> Iterator[tuple[int, int, bool]]:
-    """Valid steps that follow each other: from, to, and whether an episode ended there."""
+def _runs(valid: np.ndarray, ended: np.ndarray) -> Iterator[tuple[int, int, int | None]]:
+    """Valid steps that follow each other: from, to, and the step at which an episode ended there, if one did."""
     start = 0
     for t in np.flatnonzero(ended | ~valid).tolist():
-        yield start, t + int(valid[t]), bool(ended[t])
+        yield start, t + int(valid[t]), t if ended[t] else None
         start = t + 1
-    yield start, len(valid), False
+    yield start, len(valid), None
 
 
 def first_episodes(rollout: Rollout) -> list[Tensor]:
