@@ -372,7 +372,7 @@ def main() -> None:
     parser.add_argument("--sticky", type=float, default=0.0, help="probability that Pong repeats the last action")
     parser.add_argument("--frame-skip", type=int, default=4)
     parser.add_argument("--n-envs", type=int, help="games side by side; default: 64 (tensorlayer 128), on a CPU 32")
-    parser.add_argument("--groups", type=int, default=2, help="of Pong's games, that step each on a thread of its own")
+    parser.add_argument("--groups", type=int, default=2, help="of Pong's games, each with a thread; divides them")
     parser.add_argument("--n-steps", type=int, default=64, help="of each game, between updates")
     parser.add_argument("--epochs", type=int, default=10**9, help="stop after so many rollouts")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes of training")
@@ -394,6 +394,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="Catch, four rollouts: does it run?")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.groups < 1:
+        parser.error(f"--groups must be 1 or more, got {args.groups}")
     if args.smoke:
         args.env, args.n_envs, args.epochs, args.games = "catch", args.n_envs or 8, min(args.epochs, 4), 4
     if args.env == "catch":
