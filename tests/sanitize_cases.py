@@ -16,6 +16,10 @@ SHAPES += [((300, 1, 520, 900, 72), torch.bfloat16), ((257, 3, 264, 900, 320), t
 SHAPES += [((4400, 1, 520, 900, 72), torch.bfloat16)]
 SHAPES += [((33, 9, 12, 50, 7), torch.float16), ((70, 1, 300, 400, 65), torch.float64)]
 SHAPES += [((1, 1, 1, 5, 1), torch.float32), ((0, 1, 8, 30, 16), torch.float32)]
+# many samples: tiles of other sizes, the next on its way, and several batches of rows a warp
+SHAPES += [((4161, 3, 60, 300, 200), torch.float32), ((4161, 3, 60, 300, 200), torch.bfloat16)]
+SHAPES += [((4161, 1, 200, 300, 256), torch.float32), ((16387, 2, 264, 900, 72), torch.bfloat16)]
+WIDTHS = [128, 264, 1024, 2600]  # of row optimisers: a warp for a row, or several, and once or twice through it
 
 
 def drive(device: torch.device) -> None:
@@ -31,7 +35,9 @@ def drive(device: torch.device) -> None:
             else:
                 drive_losses(shape, dtype, offset, device, generator)
     for n_ids in (1, 300, 6000):
-        drive_row_optimizers(torch.randint(50, (n_ids,), device=device, generator=generator))
+        drive_row_optimizers(torch.randint(50, (n_ids,), device=device, generator=generator), 128)
+    for width in WIDTHS:  # most of the rows have few places
+        drive_row_optimizers(torch.randint(3000, (6000,), device=device, generator=generator), width)
     drive_samplers(device)
     drive_writing(device, generator)
     if device.type == "cuda":
@@ -87,14 +93,20 @@ def check_finite(losses: torch.Tensor, *leaves: torch.Tensor) -> None:
         leaf.grad = None
 
 
-def drive_row_optimizers(ids: torch.Tensor) -> None:
-    """Every optimiser of rows with many repeats among few rows."""
+def drive_row_optimizers(ids: torch.Tensor, width: int) -> None:
+    """Every optimiser of rows."""
+    n_rows, options = 5000, {"device": ids.device}
     for name in ("row_sgd_", "row_adagrad_", "row_rowwise_adagrad_", "row_adam_"):
-        op, arguments = OPS[name], list(OPS[name].example(ids.device))
-        names = [argument.name for argument in op.overload._schema.arguments]
-        width = arguments[names.index("weight")].shape[1:]
-        arguments[names.index("ids")] = ids
-        arguments[names.index("row_grads")] = torch.ones(len(ids), *width, device=ids.device)
+        op = OPS[name]
+        arguments = []
+        for argument, given in zip(op.overload._schema.arguments, op.example(ids.device), strict=True):
+            if argument.name == "ids":
+                given = ids
+            elif argument.name == "row_grads":
+                given = torch.ones(len(ids), width, **options)
+            elif isinstance(given, torch.Tensor) and given.dim() == 2:
+                given = torch.ones(n_rows, width, **options)
+            arguments.append(given)
         op.overload(*arguments)
 
 
