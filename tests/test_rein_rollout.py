@@ -331,6 +331,22 @@ def test_episodes_are_put_together_in_the_order_of_their_ends(mode):
     assert lengths[:5] == [3, 4, 3, 4, 3]
 
 
+def test_a_long_episode_keeps_no_rollouts_of_others():
+    steps = Rollout(Catch(64), lambda x: {"actions": torch.zeros(len(x), dtype=torch.int64)}, n_steps=5).collect()
+    never = torch.zeros_like(steps.terminated)
+    ended = never.clone()
+    ended[1:, -1] = True
+    episodes, numbers = Episodes(64), torch.arange(64 * 5).view(64, 5)
+    for _ in range(100):
+        episodes.add(steps._replace(terminated=ended, truncated=never), numbers)
+    kept = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for piece in episodes.begun[0] for x in piece}
+    assert sum(kept.values()) < 40 * numbers.nbytes
+    (whole,) = map(torch.cat, zip(*episodes.begun[0]))
+    assert torch.equal(whole, numbers[0].repeat(100))
+    saved = episodes.state_dict()["begun"][0][-1][0]
+    assert saved.untyped_storage().nbytes() == saved.nbytes
+
+
 def test_first_episodes_count_every_environment_once():
     found = first_episodes(Rollout(Walk(4, NEXT_STEP), act, n_steps=4))
     assert [rewards.tolist() for rewards in found] == [list(range(1, 4 + n)) for n in range(4)]
