@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETUP := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: demo test check docs sanitize sanitize-cpu clean
+.PHONY: demo test check docs sanitize sanitize-cpu sanitize-emulated clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m torchlayer demo
@@ -30,6 +30,10 @@ sanitize: $(VENV)/.test
 # Anywhere: the address and undefined-behaviour sanitizers; minutes, most of them compiling.
 sanitize-cpu: $(VENV)/.test
 	$(BIN)/python tests/sanitize_cpu.py
+
+# On x86-64: the same for the CUDA kernels, without a GPU.
+sanitize-emulated: $(VENV)/.test
+	$(BIN)/python tests/emulate_cuda.py
 
 # A stamp a set of extras; the constraints make the environment the same everywhere.
 $(VENV)/.demo: EXTRAS = vis

@@ -1,0 +1,36 @@
+// In the place of csrc/launch.cuh: kernels run at once, one after the other.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/tensor.h>
+
+namespace torchlayer {
+
+inline void wait_for_earlier_kernels() {}
+inline void admit_next_kernel() {}
+
+template <typename... Parameters, typename... Arguments>
+void launch_as(bool, const char*, const torch::stable::Tensor&, void (*kernel)(Parameters...), dim3 blocks,
+               dim3 threads, size_t bytes, Arguments... arguments) {
+  emulator::run(blocks, threads, bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch_with_memory(const char* name, const torch::stable::Tensor& where, void (*kernel)(Parameters...),
+                        dim3 blocks, dim3 threads, size_t bytes, Arguments... arguments) {
+  launch_as(false, name, where, kernel, blocks, threads, bytes, arguments...);
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, const torch::stable::Tensor& where, void (*kernel)(Parameters...), dim3 blocks,
+            dim3 threads, Arguments... arguments) {
+  launch_as(false, name, where, kernel, blocks, threads, 0, arguments...);
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch_early(const char* name, const torch::stable::Tensor& where, void (*kernel)(Parameters...), dim3 blocks,
+                  dim3 threads, size_t bytes, Arguments... arguments) {
+  launch_as(true, name, where, kernel, blocks, threads, bytes, arguments...);
+}
+
+}  // namespace torchlayer
