@@ -63,6 +63,20 @@ __device__ piece_t load_past_l1(const piece_t* from) {
   return piece;
 }
 
+// --- Arithmetic to some 22 bits.
+
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ inline float inverse_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // --- Threads among themselves.
 
 // Waits for `n_threads` neighbouring threads of the block, of which all groups are of that size.

@@ -6,6 +6,7 @@
 // two, and `finish_losses` brings the row's tiles to a common one. NCE needs no sum: its errors are kept as they are.
 #pragma once
 
+#include "ptx.cuh"
 #include "sampled_loss_wide_hits.cuh"
 #include "sampled_loss_wide_products.cuh"
 
@@ -16,18 +17,6 @@ namespace wide {
 
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 constexpr float kTooLarge = 1.2676506e30f;  // 2^100: sums beyond are of errors that might overflow
-
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ inline float inverse_fast(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // What the kernels that find errors are told beside the matrices.
 struct Errors {

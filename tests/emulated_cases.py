@@ -17,6 +17,7 @@ from torch import Tensor
 from torchlayer import kernels
 from torchlayer.kernels import nce, sampled_softmax
 from torchlayer.kernels._library import OPS
+from torchlayer.kernels._sampled_loss import kept_on_gpu
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 ANY_ORDER = {"skip_gram_"}  # adds up in whatever order blocks come
@@ -28,6 +29,10 @@ LOSSES = {  # (N, T, K, V, D): small tiles and large ones, several of them, feat
     (70, 9, 12, 50, 7): LIMITS,
     (30, 1, 300, 400, 65): LIMITS,
     (1, 1, 1, 5, 1): LIMITS,
+    # with Hopper's instructions: one pair of tiles, several, features past a tile, labels that several rows compare
+    (90, 1, 260, 400, 72): [torch.bfloat16],
+    (600, 2, 520, 900, 24): [torch.bfloat16],
+    (270, 5, 40, 300, 328): [torch.bfloat16],
 }
 ROWS = [  # rows of the table, their width, ids
     (5000, 6, 300), (5000, 1, 4097), (3000, 264, 6000), (3000, 1024, 4500), (400, 2600, 4200), (9000, 5, 70_000),
@@ -39,14 +44,13 @@ def use() -> None:
     torch.set_num_threads(1)
     torch.ops.load_library(os.environ["TORCHLAYER_EMULATED"])
     for module in (nce, sampled_softmax):
-        module.kept_bytes = few_kept  # type: ignore[attr-defined]
+        module.kept_bytes = on_a_gpu  # type: ignore[attr-defined]
 
 
-def few_kept(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tensor, sampled: Tensor) -> int:
-    """As ``kept_bytes`` on a GPU without Hopper's instructions."""
-    (n, width), k, t = hidden.shape, len(sampled), labels.shape[1] if labels.dim() == 2 else 1
-    fits = k <= 256 and width <= 256 and t <= 8 and weight.dtype != torch.float64
-    return 4 * n * (k + t) if fits and torch.is_grad_enabled() and weight.requires_grad else 0
+def on_a_gpu(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tensor, sampled: Tensor) -> int:
+    """As ``kept_bytes`` there."""
+    wanted = torch.is_grad_enabled() and weight.requires_grad
+    return kept_on_gpu(weight, hidden, labels.shape[1] if labels.dim() == 2 else 1, len(sampled)) if wanted else 0
 
 
 def flat(values: Any) -> Iterator[Tensor]:
@@ -100,8 +104,10 @@ def losses(generator: torch.Generator) -> Iterator[tuple[str, Callable[[], Any]]
             if dtype == torch.float64:
                 given = (*given[:5], *(x.double() for x in given[5:]))
             for name in ("sampled_softmax_loss", "nce_loss"):
-                fits = k <= 256 and d <= 256 and t <= 8 and dtype != torch.float64
-                for kept in (0, 4 * n * (k + t)) if fits else (0,):
+                keeps = kept_on_gpu(given[0], given[2], t, k)
+                all_rows = 2 * n * (k + 7)  # of the wide kernels' errors; with room for 256 the others are made again
+                some = keeps - all_rows + 2 * 256 * (k + 7) if keeps > all_rows and n > 256 else 0
+                for kept in sorted({0, keeps, some}):
                     title = f"{name} N {n} T {t} K {k} D {d} {str(dtype)[6:]} kept {kept}"
                     yield title, lambda a=(name, title, given, grad, kept): loss(*a)
 

@@ -18,7 +18,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
-#include <memory>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -27,6 +27,7 @@
 #define __host__
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __shared__ static
 
 using std::abs, std::exp, std::log, std::log1p, std::pow, std::sqrt, std::isfinite, std::isinf, std::isnan;
@@ -84,11 +85,18 @@ inline int current = -1;  // the fibre that runs
 inline void* scheduler;
 inline std::function<void()> kernel;
 inline dim3 grid, block;
-inline uint3 block_index;
-inline Meeting block_barrier;
-inline std::map<int, Meeting> named_barriers;
-inline std::vector<std::map<unsigned, Meeting>> exchanges;  // of each warp, by mask
-inline std::unique_ptr<char[]> dynamic;
+
+struct Block {
+  uint3 index;
+  Meeting barrier;
+  std::map<int, Meeting> named_barriers;
+  std::vector<std::map<unsigned, Meeting>> exchanges;  // of each warp, by mask
+  char* dynamic;                                       // shared memory
+};
+inline std::vector<Block> cluster;  // one block, or those that run side by side
+inline Meeting cluster_barrier;
+inline Block& own() { return cluster[current / block.x]; }
+
 inline uint64_t random_state = [] {
   const char* order = std::getenv("TORCHLAYER_EMULATED_ORDER");
   return 88172645463325252u + (order == nullptr ? 0 : std::strtoull(order, nullptr, 10) * 0x9e3779b97f4a7c15u);
@@ -153,14 +161,15 @@ inline int meet(Meeting& meeting, int n, const char* what, int value = 0) {
   return total;
 }
 
-inline unsigned lane() { return current % kLanes; }
+inline unsigned thread() { return current % block.x; }
+inline unsigned lane() { return thread() % kLanes; }
 
 // Waits for the lanes of a mask; returns what each of them brings.
 inline const uint64_t* exchange(unsigned mask, uint64_t value, const char* what) {
   if ((mask >> lane() & 1) == 0) {
     fail("a lane is missing in its own mask");
   }
-  Meeting& meeting = exchanges[current / kLanes][mask];
+  Meeting& meeting = own().exchanges[thread() / kLanes][mask];
   uint64_t* values = meeting.values[meeting.generation % 2];
   values[lane()] = value;
   meet(meeting, __builtin_popcount(mask), what);
@@ -182,20 +191,18 @@ T from_lane(unsigned mask, T value, unsigned other, const char* what) {
 
 template <typename T>
 T* dynamic_memory() {
-  return reinterpret_cast<T*>(dynamic.get());
+  return reinterpret_cast<T*>(own().dynamic);
 }
 
 inline bool can_run(const Fibre& fibre) {
   return !fibre.is_done && (fibre.waits_for == nullptr || fibre.waits_for->generation > fibre.generation);
 }
 
-inline void run_block(const std::vector<char*>& stacks) {
-  const int n = static_cast<int>(block.x), n_warps = (n + kLanes - 1) / kLanes;
-  fibres.assign(n, {});
-  block_barrier = {};
-  named_barriers.clear();
-  exchanges.assign(n_warps, {});
-  for (int i = 0; i < n; ++i) {
+inline void run_cluster(const std::vector<char*>& stacks) {
+  const int n_blocks = static_cast<int>(cluster.size()), warps_each = (block.x + kLanes - 1) / kLanes;
+  fibres.assign(n_blocks * block.x, {});
+  cluster_barrier = {};
+  for (size_t i = 0; i < fibres.size(); ++i) {
     void** top = reinterpret_cast<void**>(stacks[i] + kStack - 64);
     *--top = nullptr;
     *--top = reinterpret_cast<void*>(enter);
@@ -204,25 +211,24 @@ inline void run_block(const std::vector<char*>& stacks) {
     }
     fibres[i].stack_pointer = top;
   }
-  std::vector<int> warps(n_warps);
-  for (int warp = 0; warp < n_warps; ++warp) {
-    warps[warp] = warp;
-  }
+  std::vector<int> warps(n_blocks * warps_each);
+  std::iota(warps.begin(), warps.end(), 0);
   for (bool has_moved = true; has_moved;) {
     has_moved = false;
-    for (int i = n_warps - 1; i > 0; --i) {
-      std::swap(warps[i], warps[draw() % (i + 1)]);
+    for (size_t i = warps.size(); i > 1; --i) {
+      std::swap(warps[i - 1], warps[draw() % i]);
     }
     for (const int warp : warps) {  // as far as it gets
-      const int first = static_cast<int>(draw() % kLanes);
+      const int begin = warp / warps_each * static_cast<int>(block.x), first = warp % warps_each * kLanes;
+      const int start = static_cast<int>(draw() % kLanes);
       for (bool again = true; again;) {
         again = false;
         for (int k = 0; k < kLanes; ++k) {
-          const int i = warp * kLanes + (first + k) % kLanes;
-          if (i < n && can_run(fibres[i])) {
-            fibres[i].waits_for = nullptr;
-            current = i;
-            emulator_switch(&scheduler, fibres[i].stack_pointer);
+          const int i = first + (start + k) % kLanes;
+          if (i < static_cast<int>(block.x) && can_run(fibres[begin + i])) {
+            current = begin + i;
+            fibres[current].waits_for = nullptr;
+            emulator_switch(&scheduler, fibres[current].stack_pointer);
             again = has_moved = true;
           }
         }
@@ -230,47 +236,64 @@ inline void run_block(const std::vector<char*>& stacks) {
     }
   }
   if (!std::all_of(fibres.begin(), fibres.end(), [](const Fibre& fibre) { return fibre.is_done; })) {
+    for (size_t i = 0; i < fibres.size(); i += kLanes) {
+      const Fibre& fibre = fibres[i];
+      const char* what = fibre.is_done ? "has ended" : fibre.waits_for->what != nullptr ? fibre.waits_for->what : "a phase";
+      std::fprintf(stderr, "block %zu, warp %zu: %s\n", i / block.x, i % block.x / kLanes, what);
+    }
     fail("threads wait for others that have ended, or wait elsewhere");
   }
   current = -1;
 }
 
-inline void run(dim3 blocks, dim3 threads, size_t bytes, std::function<void()> body) {
+// Blocks in clusters of so many; `bytes` of shared memory each.
+inline void run(dim3 blocks, dim3 threads, size_t bytes, std::function<void()> body, unsigned n_side_by_side = 1) {
   static std::vector<char*> stacks;
-  while (stacks.size() < threads.x) {
+  while (stacks.size() < n_side_by_side * threads.x) {
     void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     stacks.push_back(static_cast<char*>(stack));
   }
   kernel = std::move(body);
   grid = blocks;
   block = threads;
-  std::vector<unsigned> order(blocks.x * blocks.y * blocks.z);
-  for (unsigned i = 0; i < order.size(); ++i) {
-    order[i] = i;
-    std::swap(order[i], order[draw() % (i + 1)]);
+  std::vector<unsigned> order(blocks.x * blocks.y * blocks.z / n_side_by_side);
+  std::iota(order.begin(), order.end(), 0);
+  for (size_t i = order.size(); i > 1; --i) {
+    std::swap(order[i - 1], order[draw() % i]);
   }
-  for (const unsigned index : order) {
-    block_index = {index % blocks.x, index / blocks.x % blocks.y, index / blocks.x / blocks.y};
-    dynamic = std::make_unique<char[]>(bytes);
-    std::memset(dynamic.get(), 0xcd, bytes);
-    run_block(stacks);
+  for (const unsigned which : order) {
+    cluster.assign(n_side_by_side, {});
+    for (unsigned rank = 0; rank < n_side_by_side; ++rank) {
+      const unsigned index = which * n_side_by_side + rank;
+      Block& one = cluster[rank];
+      one.index = {index % blocks.x, index / blocks.x % blocks.y, index / blocks.x / blocks.y};
+      one.exchanges.resize((threads.x + kLanes - 1) / kLanes);
+      void* memory = nullptr;
+      if (posix_memalign(&memory, 1024, std::max<size_t>(bytes, 1)) != 0) {
+        fail("no memory");
+      }
+      one.dynamic = static_cast<char*>(std::memset(memory, 0xcd, bytes));
+    }
+    run_cluster(stacks);
+    for (const Block& one : cluster) {
+      std::free(one.dynamic);
+    }
   }
-  dynamic.reset();
 }
 
 }  // namespace emulator
 
-#define threadIdx (uint3{static_cast<unsigned>(emulator::current), 0, 0})
-#define blockIdx (emulator::block_index)
+#define threadIdx (uint3{emulator::thread(), 0, 0})
+#define blockIdx (emulator::own().index)
 #define blockDim (emulator::block)
 #define gridDim (emulator::grid)
-#define __syncthreads() static_cast<void>(emulator::meet(emulator::block_barrier, blockDim.x, "__syncthreads"))
+#define __syncthreads() static_cast<void>(emulator::meet(emulator::own().barrier, blockDim.x, "__syncthreads"))
 
 inline int __syncthreads_count(bool yes) {
-  return emulator::meet(emulator::block_barrier, blockDim.x, "__syncthreads_count", yes);
+  return emulator::meet(emulator::own().barrier, blockDim.x, "__syncthreads_count", yes);
 }
 inline int __syncthreads_or(bool yes) {
-  return emulator::meet(emulator::block_barrier, blockDim.x, "__syncthreads_or", yes) > 0;
+  return emulator::meet(emulator::own().barrier, blockDim.x, "__syncthreads_or", yes) > 0;
 }
 inline void __threadfence() {}
 inline void __syncwarp(unsigned mask = ~0u) { emulator::exchange(mask, 0, "__syncwarp"); }
@@ -301,6 +324,14 @@ inline unsigned __reduce_add_sync(unsigned mask, unsigned value) {
     sum += mask >> i & 1 ? static_cast<unsigned>(values[i]) : 0;
   }
   return sum;
+}
+inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
+  const uint64_t* values = emulator::exchange(mask, value, "__reduce_or_sync");
+  unsigned all = 0;
+  for (int i = 0; i < emulator::kLanes; ++i) {
+    all |= mask >> i & 1 ? static_cast<unsigned>(values[i]) : 0;
+  }
+  return all;
 }
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int from) {
@@ -383,8 +414,14 @@ T atomicCAS(T* at, U expected, V value) {
   return before;
 }
 
-// A chip with few multiprocessors, so that a block has several tiles, and at times with less shared memory.
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerMultiprocessor };
+// A Hopper with few multiprocessors, so that a block has several tiles, and at times with less shared memory.
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor
+};
 inline void cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 5 : emulator::draw() % 2 == 0 ? 233472 : 102400;
+  const int of_attribute[] = {5, emulator::draw() % 2 == 0 ? 233472 : 102400, 9, 0};
+  *value = of_attribute[attribute];
 }

@@ -40,12 +40,15 @@ piece_t load_past_l1(const piece_t* from) {
   return *from;
 }
 
+inline float exp2_fast(float x) { return std::exp2(x); }
+inline float inverse_fast(float x) { return 1 / x; }
+
 inline void wait_for_neighbours(int n_threads) {
-  const int name = 1 + emulator::current / n_threads;
+  const int name = 1 + static_cast<int>(threadIdx.x) / n_threads;
   if (name > 15 || n_threads % emulator::kLanes != 0) {
     emulator::fail("there are fifteen named barriers, each of whole warps");
   }
-  emulator::meet(emulator::named_barriers[name], n_threads, "wait_for_neighbours");
+  emulator::meet(emulator::own().named_barriers[name], n_threads, "wait_for_neighbours");
 }
 
 // Tensor cores look at eleven significant bits of either factor.

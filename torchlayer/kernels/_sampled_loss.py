@@ -289,12 +289,18 @@ def kept_bytes(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tens
     if not wanted or not torch.is_grad_enabled() or not (hidden.is_cuda or hidden.is_cpu):
         return 0
     n_true = labels.shape[1] if labels.dim() == 2 else 1
-    n, n_features, n_sampled = *hidden.shape, sampled.shape[0]
+    n, n_sampled = len(hidden), sampled.shape[0]
     if hidden.is_cpu:
         real = sum_dtype(weight.dtype)
         stored = torch.bfloat16 if weight.dtype == torch.bfloat16 else real
         row = n_sampled * stored.itemsize + (1 + n_true) * real.itemsize  # as `Kept` in csrc/kept_errors.h
         return row * min(n, _MOST_KEPT // row)
+    return kept_on_gpu(weight, hidden, n_true, n_sampled)
+
+
+def kept_on_gpu(weight: Tensor, hidden: Tensor, n_true: int, n_sampled: int) -> int:
+    """The same of a GPU's kernels."""
+    n, n_features = hidden.shape
     if weight.dtype == torch.float64:
         return 0
     if n_sampled <= 256 and n_features <= 256 and n_true <= 8:
