@@ -8,8 +8,8 @@
 namespace torchlayer {
 namespace wide {
 
-constexpr int64_t kMostKept = int64_t{128} << 20;    // bytes of errors between forward and backward
-constexpr int64_t kMostScratch = int64_t{64} << 20;  // and of those that are computed again
+constexpr int64_t kMostKept = int64_t{192} << 20;    // bytes of errors between forward and backward
+constexpr int64_t kMostScratch = int64_t{64} << 20;  // and of those computed again, where none could be kept
 
 // Whether the kernels are compiled in and suit these arguments: rows as the copy engine and loads of sixteen bytes like
 // them.
@@ -76,12 +76,12 @@ inline int error_width(const SampledLoss& loss, int64_t n_rows) {
 template <typename Loss>
 void launch_errors(const char* op, const SampledLoss& loss, const Kept& kept, int64_t first, int64_t n,
                    const float* references, float* sums, float* exponents, __nv_bfloat16* errors,
-                   int64_t n_kept_rows) {
+                   int64_t n_kept_rows, const int32_t* only_if = nullptr) {
   const auto* hidden = static_cast<const __nv_bfloat16*>(loss.hidden.const_data_ptr()) + first * loss.n_features;
   const int64_t d = loss.n_features;
   const int width = error_width(loss, n);
   const Errors given{kept.offsets, kept.ids, references, kept.labels + first * loss.n_true,
-                     loss.remove_accidental_hits ? kept.hits + first : nullptr, sums, exponents,
+                     loss.remove_accidental_hits ? kept.hits + first : nullptr, sums, exponents, only_if,
                      static_cast<int>(n), static_cast<int>(loss.n_true), static_cast<int>(n_kept_rows),
                      divide_up(n, kPairRows), divide_up(loss.n_sampled, width), divide_up(d, kDepth)};
   const int n_clusters = std::min(n_pairs_of_multiprocessors(loss), given.n_pairs * given.n_tiles);
@@ -177,7 +177,9 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
   }
 
   const int64_t rest = loss.n_rows - kept.n_kept_rows;
-  const int64_t most = std::max<int64_t>(256, kMostScratch / (2 * kept.pitch) / 256 * 256);
+  const bool has_room = kept.n_kept_rows >= 256;  // where the kept errors were
+  const int64_t most = has_room ? kept.n_kept_rows / 256 * 256
+                                : std::max<int64_t>(256, kMostScratch / (2 * kept.pitch) / 256 * 256);
   const int n_chunks = divide_up(rest, most);
   const int64_t chunk = n_chunks == 0 ? 0 : std::min<int64_t>(rest, divide_up(divide_up(rest, n_chunks), 256) * 256);
   const int n_ranges = (kept.n_kept_rows > 0) + n_chunks;
@@ -186,7 +188,8 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
   const int64_t longest = std::max(kept.n_kept_rows, chunk);
   const bool early = overlap(loss, kept);
 
-  const Tensor scratch = torch::stable::new_empty(loss.hidden, {std::max<int64_t>(1, chunk), kept.pitch});
+  const int64_t n_scratch_rows = has_room ? 1 : std::max<int64_t>(1, chunk);
+  const Tensor scratch = torch::stable::new_empty(loss.hidden, {n_scratch_rows, kept.pitch});
   const Tensor scaled = torch::stable::new_empty(loss.hidden, {longest, d});
   const Tensor row_scales = torch::stable::new_empty(grad, {longest});
   const Tensor scale_parts = torch::stable::new_empty(loss.hidden, {divide_up(longest, kDepth) * kScaleBytes / 2});
@@ -199,16 +202,20 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
   for (int64_t first = 0; first < loss.n_rows;) {
     const bool is_kept = first < kept.n_kept_rows;
     const int64_t n = is_kept ? kept.n_kept_rows : std::min(chunk, loss.n_rows - first);
-    auto* errors = is_kept ? kept.errors : static_cast<__nv_bfloat16*>(scratch.mutable_data_ptr());
+    const bool is_in_place = is_kept || has_room;
+    auto* errors = is_in_place ? kept.errors : static_cast<__nv_bfloat16*>(scratch.mutable_data_ptr());
     if (!is_kept) {
       const float* references = Loss::kNormalised ? log_sum_exp->const_data_ptr<float>() + first : nullptr;
       launch_errors<Loss>(op, loss, kept, first, n, references, nullptr, nullptr, errors, n);
+    } else if (has_room && rest > 0) {  // after another backward
+      launch_errors<Loss>(op, loss, kept, first, n, kept.references, nullptr, nullptr, errors, n, kept.is_spent);
     }
     const int64_t at = k + first * t;
     const Spread spread{grad.const_data_ptr<float>() + first, kept.true_errors + first * t, kept.scales + first,
                         !is_kept && Loss::kNormalised, row_scales.mutable_data_ptr<float>(),
                         static_cast<__nv_bfloat16*>(scale_parts.mutable_data_ptr()), scaled_rows,
-                        rows + at * d, biases + at, ids + at, first == 0 ? ids : nullptr, first, n};
+                        rows + at * d, biases + at, ids + at, first == 0 ? ids : nullptr,
+                        is_kept && has_room && rest > 0 ? kept.is_spent : nullptr, first, n};
     by_row_length(loss, [&](auto rows_a_warp) {
       constexpr int kRowsAWarp = decltype(rows_a_warp)::value;
       launch_as(early, op, loss.hidden, spread_rows<kRowsAWarp>, dim3(divide_up(n, kRowsAWarp * kWarps)),

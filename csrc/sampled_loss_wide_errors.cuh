@@ -27,6 +27,7 @@ struct Errors {
   const int32_t* hits;      // (n_rows,), or null: nothing is a hit
   float* sums;              // (n_tiles, n_rows), or null where the references are the logarithms of the sums
   float* exponents;         // the same, of the powers of two that the tiles were divided by
+  const int32_t* only_if;   // null, or where a 0 says that there is nothing to do
   int n_rows, n_true, n_kept_rows, n_pairs, n_tiles, n_steps;
 };
 

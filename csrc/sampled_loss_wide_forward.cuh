@@ -100,6 +100,7 @@ __global__ void __launch_bounds__(32 * kWarps, kBatches<kRowsAWarp> > 1 ? 4 : 5)
     bad = __syncthreads_or(bad);
     if (threadIdx.x == 0) {
       *kept.bad_sample = bad;
+      *kept.is_spent = 0;
     }
     return;
   }
@@ -231,6 +232,9 @@ __global__ void TORCHLAYER_PAIR __launch_bounds__(kThreads, 1)
   }
   init(shared);
   wait_for_earlier_kernels();
+  if (given.only_if != nullptr && *given.only_if == 0) {
+    return;
+  }
   Position at;
   Items items(given.n_pairs, given.n_tiles, blockIdx.x / 2, gridDim.x / 2);
   if (role == 0) {
@@ -344,6 +348,7 @@ __global__ void __launch_bounds__(32 * kWarps)
                                  : exp2f((truths[t] - reference) * kLog2E - exponent) * scale - 1.0f / n_true;
       truths[t] = bad ? 0 : error;
     }
+    kept.references[i] = reference + kLn2 * exponent;  // from which the kept errors could be made again
     for (int tile = 0; i < kept.n_kept_rows && tile < n_tiles; ++tile) {
       const float apart = exponents[tile * n_rows + i] - exponent;
       const int end = min(given.n_sampled, (tile + 1) * width);

@@ -11,7 +11,8 @@
 namespace torchlayer {
 namespace wide {
 
-// Parts of one buffer. The errors take what is left of it, as whole rows; those of later rows are computed again.
+// Parts of one buffer. The errors take what is left of it, as whole rows. Those of later rows are computed again by the
+// backward, in the place of the kept ones, which a second backward must therefore compute again as well.
 struct Kept {
   float* offsets;          // (K,), and more to fill a tile: added to the logits, in multiples of log 2; -inf past the end
   int32_t* ids;            // the same, of the samples, moved into range; -2 past the end
@@ -21,6 +22,7 @@ struct Kept {
   int32_t* labels;         // (N, T), moved into range
   int32_t* hits;           // (N,): the sample that is a row's label, or what sampled_loss_wide_hits.cuh says
   int32_t* bad_sample;     // whether one is
+  int32_t* is_spent;       // whether a backward has put other rows' errors in the place of these
   __nv_bfloat16* samples;  // (K, D): their rows
   __nv_bfloat16* errors;   // (n_kept_rows, pitch)
   int64_t pitch, n_kept_rows;
@@ -42,6 +44,7 @@ struct Kept {
     take(labels, n_labels);
     take(hits, loss.n_rows);
     take(bad_sample, 1);
+    take(is_spent, 1);
     take(samples, loss.n_sampled * loss.n_features);
     pitch = (loss.n_sampled + 7) / 8 * 8;
     const int64_t fit = std::max<int64_t>(0, (n_bytes - at) / (2 * pitch));

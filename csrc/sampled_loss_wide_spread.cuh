@@ -19,6 +19,7 @@ struct Spread {
   float* biases;           // (n_rows * T,)
   int64_t* ids;            // (n_rows * T,)
   int64_t* sampled_ids;    // (K,), or null if they are written
+  int32_t* is_spent;       // what to set, or null
   int64_t first, n_rows;
 };
 
@@ -59,6 +60,9 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   }
   if (blockIdx.x == 0 && threadIdx.x < kDepth && (to.n_rows + threadIdx.x) / kDepth * kDepth < to.n_rows) {
     store_parts(to.parts, to.n_rows + threadIdx.x, 0);  // of rows that fill the last step of a sum
+  }
+  if (to.is_spent != nullptr && blockIdx.x == 0 && threadIdx.x == 0) {
+    *to.is_spent = 1;
   }
   if (first >= to.n_rows) {
     return;

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import _library, bad_ids
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_MOST_KEPT = 128 * 2**20
+_MOST_KEPT, _MOST_KEPT_ON_GPU = 128 * 2**20, 192 * 2**20
 _PLAIN = (Tensor, torch.nn.Parameter)
 # torch.sparse_coo_tensor without its warning, in some versions of torch, that it checks nothing as it was told
 _sparse = torch.ops.aten._sparse_coo_tensor_unsafe.default
@@ -282,7 +282,7 @@ class Logits:
 def kept_bytes(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tensor, sampled: Tensor) -> int:
     """How much the forward kernel may leave for the backward one, which otherwise computes the logits again.
 
-    On a GPU, few samples' errors are kept in float32; of many, what sixteen bits hold of them, up to 128 MiB. On a CPU,
+    On a GPU, few samples' errors are kept in float32; of many, what sixteen bits hold of them, up to 192 MiB. On a CPU,
     as many whole rows of errors as these have room for, in bfloat16 if that is the inputs' type.
     """
     wanted = weight.requires_grad or hidden.requires_grad or (bias is not None and bias.requires_grad)
@@ -307,7 +307,7 @@ def kept_on_gpu(weight: Tensor, hidden: Tensor, n_true: int, n_sampled: int) -> 
         return 4 * n * (n_sampled + n_true)
     if weight.dtype != torch.bfloat16:
         return 0
-    errors = min(2 * n * (n_sampled + 7), _MOST_KEPT)
+    errors = min(2 * n * (n_sampled + 7), _MOST_KEPT_ON_GPU)
     # beside them what sampled_loss_wide_kept.cuh lists
     return errors + 2 * n_sampled * n_features + 8 * n_sampled + 12 * n + 8 * n * n_true + 8192
 
