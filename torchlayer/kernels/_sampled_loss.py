@@ -289,7 +289,7 @@ def kept_bytes(weight: Tensor, bias: Tensor | None, hidden: Tensor, labels: Tens
     if not wanted or not torch.is_grad_enabled() or not (hidden.is_cuda or hidden.is_cpu):
         return 0
     n_true = labels.shape[1] if labels.dim() == 2 else 1
-    n, n_sampled = len(hidden), sampled.shape[0]
+    n, n_sampled = hidden.shape[0], sampled.shape[0]
     if hidden.is_cpu:
         real = sum_dtype(weight.dtype)
         stored = torch.bfloat16 if weight.dtype == torch.bfloat16 else real
