@@ -116,8 +116,12 @@ def loss(name: str, title: str, given: tuple, grad: Tensor, kept: int) -> None:
     forward, backward, remove = OPS[name], OPS[f"{name}_backward"], name != "nce_loss"
     _, *more = compare(title, forward.overload, forward.reference, (*given, remove, False, kept), True)
     arguments = (grad, *given, *more, remove)
-    once, twice = ([x.clone() for x in backward.overload(*arguments)] for _ in range(2))  # in what is kept, too
-    assert all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(once, twice)), f"{title}: a second backward"
+    large = (given[0] * 300, *given[1:])  # logits that errors are divided for
+    _, *of_large = forward.overload(*large, remove, False, kept)
+    for these in (arguments, (grad, *large, *of_large, remove)):
+        once, twice = (backward.overload(*these) for _ in range(2))  # which may write to what is kept
+        same = all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(once, twice, strict=True))
+        assert same, f"{title}: a second backward"
     compare(f"{title}, backward", backward.overload, backward.reference, arguments, True)
 
 

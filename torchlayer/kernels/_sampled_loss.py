@@ -305,7 +305,7 @@ def kept_on_gpu(weight: Tensor, hidden: Tensor, n_true: int, n_sampled: int) -> 
         return 0
     if n_sampled <= 256 and n_features <= 256 and n_true <= 8:
         return 4 * n * (n_sampled + n_true)
-    if weight.dtype != torch.bfloat16:
+    if weight.dtype != torch.bfloat16 or n_features % 8:
         return 0
     errors = min(2 * n * (n_sampled + 7), _MOST_KEPT_ON_GPU)
     # beside them what sampled_loss_wide_kept.cuh lists
