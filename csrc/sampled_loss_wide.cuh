@@ -177,8 +177,8 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
   }
 
   const int64_t rest = loss.n_rows - kept.n_kept_rows;
-  const bool has_room = kept.n_kept_rows >= 256;  // where the kept errors were
-  const int64_t most = has_room ? kept.n_kept_rows / 256 * 256
+  const bool replaces = kept.are_replaced(loss.n_rows);
+  const int64_t most = replaces ? kept.n_kept_rows
                                 : std::max<int64_t>(256, kMostScratch / (2 * kept.pitch) / 256 * 256);
   const int n_chunks = divide_up(rest, most);
   const int64_t chunk = n_chunks == 0 ? 0 : std::min<int64_t>(rest, divide_up(divide_up(rest, n_chunks), 256) * 256);
@@ -188,7 +188,7 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
   const int64_t longest = std::max(kept.n_kept_rows, chunk);
   const bool early = overlap(loss, kept);
 
-  const int64_t n_scratch_rows = has_room ? 1 : std::max<int64_t>(1, chunk);
+  const int64_t n_scratch_rows = replaces ? 1 : std::max<int64_t>(1, chunk);
   const Tensor scratch = torch::stable::new_empty(loss.hidden, {n_scratch_rows, kept.pitch});
   const Tensor scaled = torch::stable::new_empty(loss.hidden, {longest, d});
   const Tensor row_scales = torch::stable::new_empty(grad, {longest});
@@ -202,12 +202,11 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
   for (int64_t first = 0; first < loss.n_rows;) {
     const bool is_kept = first < kept.n_kept_rows;
     const int64_t n = is_kept ? kept.n_kept_rows : std::min(chunk, loss.n_rows - first);
-    const bool is_in_place = is_kept || has_room;
-    auto* errors = is_in_place ? kept.errors : static_cast<__nv_bfloat16*>(scratch.mutable_data_ptr());
+    auto* errors = is_kept || replaces ? kept.errors : static_cast<__nv_bfloat16*>(scratch.mutable_data_ptr());
     if (!is_kept) {
       const float* references = Loss::kNormalised ? log_sum_exp->const_data_ptr<float>() + first : nullptr;
       launch_errors<Loss>(op, loss, kept, first, n, references, nullptr, nullptr, errors, n);
-    } else if (has_room && rest > 0) {  // after another backward
+    } else if (replaces) {  // after another backward
       launch_errors<Loss>(op, loss, kept, first, n, kept.references, nullptr, nullptr, errors, n, kept.is_spent);
     }
     const int64_t at = k + first * t;
@@ -215,7 +214,7 @@ void backward(const char* op, const SampledLoss& loss, const Tensor& grad, const
                         !is_kept && Loss::kNormalised, row_scales.mutable_data_ptr<float>(),
                         static_cast<__nv_bfloat16*>(scale_parts.mutable_data_ptr()), scaled_rows,
                         rows + at * d, biases + at, ids + at, first == 0 ? ids : nullptr,
-                        is_kept && has_room && rest > 0 ? kept.is_spent : nullptr, first, n};
+                        is_kept && replaces ? kept.is_spent : nullptr, first, n};
     by_row_length(loss, [&](auto rows_a_warp) {
       constexpr int kRowsAWarp = decltype(rows_a_warp)::value;
       launch_as(early, op, loss.hidden, spread_rows<kRowsAWarp>, dim3(divide_up(n, kRowsAWarp * kWarps)),

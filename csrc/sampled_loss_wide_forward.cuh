@@ -349,11 +349,11 @@ __global__ void __launch_bounds__(32 * kWarps)
       truths[t] = bad ? 0 : error;
     }
     kept.references[i] = reference + kLn2 * exponent;  // from which the kept errors could be made again
-    const bool can_be_made_again = kept.n_kept_rows >= 256 && kept.n_kept_rows < given.n_rows;
-    if (exponent != 0 && can_be_made_again) {
+    const bool are_replaced = kept.are_replaced(given.n_rows);
+    if (exponent != 0 && are_replaced) {
       *kept.is_spent = 1;  // rather than scale them: the first backward then has the bits of any other
     }
-    for (int tile = 0; i < kept.n_kept_rows && !can_be_made_again && tile < n_tiles; ++tile) {
+    for (int tile = 0; i < kept.n_kept_rows && !are_replaced && tile < n_tiles; ++tile) {
       const float apart = exponents[tile * n_rows + i] - exponent;
       const int end = min(given.n_sampled, (tile + 1) * width);
       for (int j = tile * width; apart != 0 && j < end; ++j) {

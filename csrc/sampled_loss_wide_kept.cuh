@@ -27,6 +27,9 @@ struct Kept {
   __nv_bfloat16* errors;   // (n_kept_rows, pitch)
   int64_t pitch, n_kept_rows;
 
+  // Whether a backward has errors to make again and room for whole pairs of tiles of them, in the place of these.
+  __host__ __device__ bool are_replaced(int64_t n_rows) const { return n_kept_rows >= 256 && n_kept_rows < n_rows; }
+
   // Of a buffer of so many bytes; returns how many the parts but for the errors take.
   int64_t lay_out(const SampledLoss& loss, void* buffer, int64_t n_bytes) {
     int64_t at = 0;

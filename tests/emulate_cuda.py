@@ -70,7 +70,7 @@ def as_cpp(source: str) -> str:
 
 
 def build(folder: Path) -> Path:
-    """The library of all emulated kernels; objects in the folder that are not older than any source are kept."""
+    """The library of all emulated kernels."""
     sources = _build.source_folder()
     for path in (*sources.glob("*.h"), *sources.glob("*.cuh"), *sources.glob("*.cu"), *EMULATOR.iterdir()):
         if path.name != LEFT_OUT:

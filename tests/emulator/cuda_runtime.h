@@ -10,7 +10,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -20,6 +19,7 @@
 #include <map>
 #include <numeric>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #define __device__
@@ -376,35 +376,15 @@ template <typename T>
 void __stcs(T* to, T value) { *to = value; }
 
 template <typename T, typename U>
-T atomicAdd(T* at, U value) {
-  const T before = *at;
-  *at = static_cast<T>(before + value);
-  return before;
-}
+T atomicAdd(T* at, U value) { return std::exchange(*at, static_cast<T>(*at + value)); }
 template <typename T, typename U>
-T atomicMin(T* at, U value) {
-  const T before = *at;
-  *at = std::min<T>(before, value);
-  return before;
-}
+T atomicMin(T* at, U value) { return std::exchange(*at, std::min<T>(*at, value)); }
 template <typename T, typename U>
-T atomicMax(T* at, U value) {
-  const T before = *at;
-  *at = std::max<T>(before, value);
-  return before;
-}
+T atomicMax(T* at, U value) { return std::exchange(*at, std::max<T>(*at, value)); }
 template <typename T, typename U>
-T atomicOr(T* at, U value) {
-  const T before = *at;
-  *at = before | value;
-  return before;
-}
+T atomicOr(T* at, U value) { return std::exchange(*at, static_cast<T>(*at | value)); }
 template <typename T, typename U>
-T atomicExch(T* at, U value) {
-  const T before = *at;
-  *at = value;
-  return before;
-}
+T atomicExch(T* at, U value) { return std::exchange(*at, static_cast<T>(value)); }
 template <typename T, typename U, typename V>
 T atomicCAS(T* at, U expected, V value) {
   const T before = *at;
